@@ -4,8 +4,7 @@ A driver is given a `Domain`, its own place on the hypervisor, and reaches every
 and the store. Nothing here knows which hypervisor it is. The contract of each Protocol is a function in `xenpv.testing`.
 
 Objects that own something have `close()` and are context managers; a second close() does nothing. A use after close()
-raises `ClosedError`. An object that a C queue works on is *leased* to it: closing it while it is leased raises
-`LocalProtocolError`, so that the core never sees memory or a descriptor that is gone.
+raises `ClosedError`.
 """
 
 from __future__ import annotations
@@ -33,12 +32,15 @@ class Closable(Protocol):
                  trace: TracebackType | None) -> None: ...
 
 
-class Lease(Closable, Protocol):
-    """The address of a core object, good until this lease is closed."""
+class CoreHandle(Closable, Protocol):
+    """A handle of the core's own on the hypervisor, for one queue and one thread at a time.
+
+    What an open /dev/xen/gntdev is: it owns every mapping made through it, and close() ends them all.
+    """
 
     @property
     def address(self) -> int:
-        """The object's address in this process, for the core's own functions alone."""
+        """Where its struct xenpv_hypervisor is in this process; for the core's own functions alone."""
         ...
 
 
@@ -105,6 +107,10 @@ class EventChannel(Closable, Protocol):
         """Readable while an event is pending and the port is not masked."""
         ...
 
+    def notify_fileno(self) -> int:
+        """The descriptor that the core notifies the peer through. A queue works on duplicates of both."""
+        ...
+
     def notify(self) -> None:
         """Set the peer's port pending. Nothing happens while the peer is not bound."""
         ...
@@ -115,10 +121,6 @@ class EventChannel(Closable, Protocol):
 
     def unmask(self) -> None:
         """Let the next event through: one that came while masked is delivered now."""
-        ...
-
-    def lease(self) -> Lease:
-        """Lend the port to a queue of the core."""
         ...
 
 
@@ -214,6 +216,6 @@ class Domain(Closable, Protocol):
     @property
     def store(self) -> Store: ...
 
-    def lease(self) -> Lease:
-        """Lend the core's table of hypervisor functions to a queue."""
+    def open_core(self) -> CoreHandle:
+        """A new handle for a queue of the core. The queue owns it; it may outlive this object."""
         ...
