@@ -30,4 +30,189 @@ int xenpv_take(struct xenpv_hypervisor *hv, uint32_t port, int wait_fd);
 int xenpv_unmask(struct xenpv_hypervisor *hv, uint32_t port, int wait_fd);
 void xenpv_hypervisor_close(struct xenpv_hypervisor *hv);
 
+/* ---- ring.c: the shared ring's verbs (ring.h says what is in the page) ---- */
+
+struct xenpv_ring {
+    uint8_t *shared;        /* the ring's pages */
+    uint32_t entries;       /* a power of two */
+    uint32_t entry_size;    /* bytes */
+    uint32_t back, flag;    /* role; flag mode instead of event indices */
+    uint32_t produced;      /* our producer index, entries not published yet included */
+    uint32_t published;     /* our producer index as the peer sees it */
+    uint32_t consumed;      /* what we took of the peer's */
+    uint32_t word;          /* flag mode: our own word */
+    uint32_t notified_for;  /* flag mode: the peer's word that we last notified for */
+    uint32_t notified_any;
+    uint64_t notifications; /* publish said "notify" */
+    uint64_t saved;         /* publish said "no need" */
+};
+
+/* What a frontend does to a fresh page before it grants it: indices 0, events 1, the rest of the header 0. */
+void xenpv_ring_init(void *shared);
+/* Takes the ring over as it stands. -EINVAL: no ring fits; -EPROTO: the indices in the page are impossible. */
+int xenpv_ring_attach(struct xenpv_ring *ring, void *shared, uint32_t bytes, uint32_t entry_size, int back, int flag);
+/* Entries of the peer's that wait for us, or -EPROTO: it moved its index where it cannot be. */
+int64_t xenpv_ring_available(struct xenpv_ring *ring);
+/* Shows the peer our entries up to index `produced`. 1: the peer must be notified. */
+int xenpv_ring_publish(struct xenpv_ring *ring, uint32_t produced);
+/* Asks to be notified, then looks again: more than 0 means do not sleep; -EPROTO as above. */
+int64_t xenpv_ring_arm(struct xenpv_ring *ring);
+/* Flag mode: RUNNING, a promise to look again unprompted. Standard mode: nothing. */
+void xenpv_ring_run(struct xenpv_ring *ring);
+
+/* ---- spin.c: how long a side that found nothing looks again before it sleeps ---- */
+
+/* Raises or lowers nothing else: threads of this process that may spin at once, from the CPUs it may run on, less one. */
+uint32_t xenpv_spin_limit(void);
+
+/* ---- journal.c: the file of unanswered requests of one queue ---- */
+
+/* Bytes of the journal of a ring with `entries`. A fresh journal is all zero. */
+uint64_t xenpv_journal_bytes(uint32_t entries);
+
+/* ---- back.c, next.c: a backend's end of one queue ---- */
+
+struct xenpv_back_stats {       /* in the statistics page, written by one thread, read by anybody, torn only between fields */
+    uint64_t magic;             /* XENPV_STATS_MAGIC */
+    uint64_t version;
+    uint64_t requests[8];       /* by BLKIF_OP_*, answered */
+    uint64_t bytes_read, bytes_written, bytes_discarded;
+    uint64_t errors;            /* answered with an error by the storage or a grant */
+    uint64_t refused;           /* answered with an error because the request itself was wrong */
+    uint64_t in_flight;
+    uint64_t batches;           /* turns that found requests */
+    uint64_t events;            /* event channel events taken */
+    uint64_t notifications, notifications_saved;
+    uint64_t sleeps;
+    uint64_t spins, spins_futile;
+    uint64_t grants_persistent; /* standing mappings now */
+    uint64_t replayed;          /* requests of a predecessor done again */
+    uint64_t halted;            /* 1: the frontend broke the ring's rules; nothing more is served */
+};
+#define XENPV_STATS_MAGIC 0x7374617476706e78
+#define XENPV_STATS_VERSION 1
+
+struct xenpv_back_config {
+    uint32_t domid;             /* the frontend */
+    const uint32_t *ring_refs;
+    uint32_t ring_pages;
+    uint32_t port;              /* the local event channel; its descriptors are duplicated */
+    int wait_fd, notify_fd;
+    uint32_t abi;               /* 64: x86_64 and arm, 32: x86_32 */
+    uint32_t flag;              /* the notify-suppression flag was negotiated */
+    uint32_t persistent;        /* standing mappings kept at the most; 0: feature-persistent was not negotiated */
+    uint32_t copy;              /* grant copy through private buffers instead of mapping */
+    uint32_t readonly;
+    uint32_t flush, discard;    /* what was advertised */
+    uint32_t sector_size;       /* logical, bytes */
+    uint64_t sectors;           /* of 512 bytes */
+    int fd;                     /* the storage, -1: it is in Python. Not owned */
+    uint32_t fd_inline;         /* 1: reads and writes of fd do not wait for a device (tmpfs) */
+    uint32_t spin_ns;
+    uint32_t adopt;             /* 1: a predecessor served this ring; the journal says what it left */
+    struct xenpv_back_stats *stats;
+    void *journal;              /* xenpv_journal_bytes(entries) */
+};
+
+struct xenpv_back;
+/* Maps the ring and attaches. Owns `hv` from now on, also on failure: NULL, *error is an errno. */
+struct xenpv_back *xenpv_back_open(struct xenpv_hypervisor *hv, const struct xenpv_back_config *config, int *error);
+/* Ends every mapping. Requests in flight must have been answered, or be given up: see xenpv_service_remove. */
+void xenpv_back_close(struct xenpv_back *back);
+/* The disk changed size: what is checked from the next request on. */
+void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors);
+
+/* For storage in Python. A request as `next` gives it and `complete` takes it back. */
+struct xenpv_request {
+    uint64_t sector;            /* of 512 bytes */
+    uint64_t bytes;             /* of data; of the range, for a discard */
+    uint8_t *data;              /* private: a write's data, room for a read's */
+    uint32_t token;             /* for complete */
+    uint8_t op;                 /* BLKIF_OP_READ, _WRITE, _FLUSH_DISKCACHE, _DISCARD */
+    uint8_t flags;
+    int16_t status;             /* for complete: BLKIF_RSP_* */
+};
+/* Up to `max` requests; waits up to timeout_ns (negative: for ever) for the first. 0: time or `wake_fd`; or -errno. */
+int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd);
+/* Answers them. 0, or -EINVAL for a token that is not out. */
+int xenpv_back_complete(struct xenpv_back *back, const struct xenpv_request *requests, uint32_t count);
+
+/* ---- service.c: one thread that serves a set of queues whose storage has a descriptor ---- */
+
+struct xenpv_service;
+enum { XENPV_ENGINE_AUTO = 0, XENPV_ENGINE_URING = 1, XENPV_ENGINE_THREADS = 2 };
+/* `engine` for storage that waits for a device; AUTO: io_uring where the kernel allows it. NULL, *error is an errno.
+ * All that follows but stop is called by one thread, which the engine then belongs to. */
+struct xenpv_service *xenpv_service_new(int engine, int *error);
+/* The engine chosen: "io_uring" or "threads". What is inline is done by preadv whatever this says. */
+const char *xenpv_service_engine(const struct xenpv_service *service);
+int xenpv_service_add(struct xenpv_service *service, struct xenpv_back *back);
+/* Waits for the queue's requests in flight and answers them, then lets go of it. */
+int xenpv_service_remove(struct xenpv_service *service, struct xenpv_back *back);
+/* Serves until xenpv_service_stop (0) or until a frontend broke the rules: 1, with its queue halted. */
+int xenpv_service_run(struct xenpv_service *service);
+/* From any thread, or before run: the next run returns at once. */
+void xenpv_service_stop(struct xenpv_service *service);
+void xenpv_service_free(struct xenpv_service *service);
+
+/* ---- submit.c: a frontend's end of one queue ---- */
+
+struct xenpv_front_stats {
+    uint64_t requests[8];       /* by BLKIF_OP_*, answered */
+    uint64_t bytes_read, bytes_written;
+    uint64_t errors;
+    uint64_t events;
+    uint64_t notifications, notifications_saved;
+    uint64_t sleeps;
+    uint64_t spins, spins_futile;
+    uint64_t rescues;           /* a second without progress, mended by one more notification or by an unasked look */
+};
+
+struct xenpv_front_config {
+    uint32_t abi;               /* 64 or 32 */
+    uint32_t flag;
+    uint32_t port;
+    int wait_fd, notify_fd;     /* duplicated */
+    uint8_t *ring;              /* our shared pages: they and `pool` must outlive the queue */
+    uint32_t ring_pages;
+    uint8_t *pool;              /* data pages */
+    const uint32_t *pool_refs;  /* copied */
+    uint32_t pool_pages;
+    uint32_t handle;            /* virtual-device number, for the request's handle field */
+    uint32_t max_ios;           /* I/Os accepted at once at the most */
+    uint32_t spin_ns;
+};
+
+/* One I/O: of any length; it becomes as many requests as it needs. */
+struct xenpv_io {
+    uint64_t cookie;            /* the caller's */
+    uint64_t sector;            /* of 512 bytes */
+    uint64_t bytes;             /* a multiple of 512 */
+    uint32_t page;              /* where in the pool its data begins: pages [page, page + bytes / 4096) */
+    uint8_t op;                 /* BLKIF_OP_* */
+    uint8_t flags;
+    int16_t status;             /* out: BLKIF_RSP_* of the first request that failed, else 0 */
+};
+
+struct xenpv_front;
+/* Owns `hv` from now on, also on failure: NULL, *error is an errno. */
+struct xenpv_front *xenpv_front_open(struct xenpv_hypervisor *hv, const struct xenpv_front_config *config, int *error);
+void xenpv_front_close(struct xenpv_front *front);
+/* Submits, then waits up to timeout_ns (negative: for ever) until `min_done` I/Os are done or `wake_fd` is readable.
+ * *accepted says how many of `submit` were taken (the table may be full). Returns how many stand in `done`, or
+ * -EPROTO: the backend broke the rules, nothing more is done; -EINVAL: an I/O that cannot be. */
+int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submit, uint32_t count, uint32_t *accepted,
+                         struct xenpv_io *done, uint32_t max_done, uint32_t min_done, int64_t timeout_ns, int wake_fd);
+/* I/Os accepted and not yet in any `done`. */
+uint32_t xenpv_front_pending(const struct xenpv_front *front);
+const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);
+
+/* ---- layout.c: what the core believes the wire looks like, for the test that compares it with Xen's headers ---- */
+
+struct xenpv_layout {
+    const char *name;
+    uint32_t value;
+};
+extern const struct xenpv_layout xenpv_layouts[];
+
 #endif

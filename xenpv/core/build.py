@@ -29,7 +29,7 @@ ffi.set_source(
     sources=sorted(str(Path("xenpv/core") / path.name) for path in HERE.glob("*.c") if path.name != "_core.c"),
     depends=sorted(str(Path("xenpv/core") / path.name) for path in HERE.glob("*.h")),
     include_dirs=["xenpv/core"],
-    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", *shlex.split(os.environ.get("XENPV_CFLAGS", ""))],
+    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", *shlex.split(os.environ.get("XENPV_CFLAGS", ""))],
     extra_link_args=["-pthread"],
 )
 

@@ -1,0 +1,266 @@
+#include "back.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static size_t bounce_bytes(const struct xenpv_back *back)
+{
+    return (size_t)back->ring.entries * XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE;
+}
+
+void xenpv_back_close(struct xenpv_back *back)
+{
+    if (!back)
+        return;
+    xenpv_spin_stop(&back->spin);
+    if (back->slots)
+        for (uint32_t i = 0; i < back->ring.entries; i++)
+            xenpv_data_end(back, &back->slots[i], XENPV_RSP_ERROR);
+    xenpv_persistent_close(&back->persistent, back->hv);
+    if (back->ring_map.memory)
+        back->hv->unmap(back->hv, &back->ring_map);
+    back->hv->close(back->hv);
+    if (back->bounce)
+        munmap(back->bounce, bounce_bytes(back));
+    if (back->port.wait_fd >= 0)
+        close(back->port.wait_fd);
+    if (back->port.notify_fd >= 0)
+        close(back->port.notify_fd);
+    free(back->slots);
+    free(back->free);
+    free(back->answered);
+    free(back->replay);
+    free(back);
+}
+
+/* What a predecessor took and did not answer comes first; every other slot is free. */
+static void take_over(struct xenpv_back *back)
+{
+    uint32_t entries = back->ring.entries;
+
+    back->replay_count = xenpv_journal_unanswered(back->journal, back->ring.published, back->replay);
+    for (uint32_t i = 0; i < entries; i++) {
+        back->slots[i].back = back;
+        back->slots[i].index = i;
+        if (!back->journal->taken[i].valid)
+            back->free[back->free_count++] = i;
+    }
+}
+
+static int set_up(struct xenpv_back *back)
+{
+    const struct xenpv_back_config *config = &back->config;
+    uint32_t entries;
+    int error;
+
+    if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->journal || !config->stats
+        || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
+        || (config->sector_size & (config->sector_size - 1)))
+        return -EINVAL;
+    back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
+                                      fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
+    if (back->port.wait_fd < 0 || back->port.notify_fd < 0)
+        return -errno;
+    error = back->hv->map(back->hv, config->domid, config->ring_refs, config->ring_pages, 1, &back->ring_map);
+    if (error)
+        return error == -1 ? -EACCES : error;
+    error = xenpv_ring_attach(&back->ring, back->ring_map.memory, config->ring_pages * XENPV_PAGE_SIZE,
+                              xenpv_entry_size(config->abi), 1, (int)config->flag);
+    if (error)
+        return error;
+    entries = back->ring.entries;
+    error = xenpv_journal_attach(back->journal, entries, back->ring.consumed);
+    if (error)
+        return error;
+    if (config->adopt) {
+        /* The journal knows what was taken; more than the ring holds unanswered cannot have been. */
+        if (back->journal->taken_to - back->ring.published > entries)
+            return -EPROTO;
+        back->ring.consumed = back->journal->taken_to;
+    }
+    back->slots = calloc(entries, sizeof *back->slots);
+    back->free = calloc(entries, sizeof *back->free);
+    back->answered = calloc(entries, sizeof *back->answered);
+    back->replay = calloc(entries, sizeof *back->replay);
+    if (!back->slots || !back->free || !back->answered || !back->replay)
+        return -ENOMEM;
+    if (config->copy || config->fd < 0 || !back->hv->direct) {
+        /* Whole pages, so that direct I/O takes them; those that no request uses are never touched. */
+        void *pages = mmap(NULL, bounce_bytes(back), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (pages == MAP_FAILED)
+            return -errno;
+        back->bounce = pages;
+    }
+    error = xenpv_persistent_open(&back->persistent, config->persistent);
+    if (error)
+        return error;
+    take_over(back);
+    xenpv_spin_init(&back->spin, config->spin_ns);
+    back->stats->version = XENPV_STATS_VERSION;
+    back->stats->magic = XENPV_STATS_MAGIC;
+    back->stats->halted = 0;
+    return 0;
+}
+
+struct xenpv_back *xenpv_back_open(struct xenpv_hypervisor *hv, const struct xenpv_back_config *config, int *error)
+{
+    struct xenpv_back *back = calloc(1, sizeof *back);
+
+    if (!back) {
+        hv->close(hv);
+        *error = ENOMEM;
+        return NULL;
+    }
+    back->hv = hv;
+    back->config = *config;
+    back->stats = config->stats;
+    back->journal = config->journal;
+    back->port.wait_fd = back->port.notify_fd = -1;
+    *error = -set_up(back);
+    if (*error) {
+        xenpv_back_close(back);
+        return NULL;
+    }
+    back->config.ring_refs = NULL; /* the caller's; not ours to keep */
+    return back;
+}
+
+void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors)
+{
+    back->config.sectors = sectors;
+}
+
+/* Decodes the copy in the journal and gets the data ready. 0: to be done; else it was answered. */
+static int begin(struct xenpv_back *back, struct xenpv_slot *slot)
+{
+    int status = xenpv_request_check(back, back->journal->taken[slot->index].raw, slot);
+
+    if (status) {
+        back->stats->refused++;
+        slot->segments = 0;
+    } else {
+        status = xenpv_data_begin(back, slot);
+        if (status)
+            back->stats->errors++;
+    }
+    if (!status)
+        return 0;
+    slot->segments = 0; /* there is no data to give back */
+    xenpv_back_answer(back, slot, status);
+    return status;
+}
+
+int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count)
+{
+    uint32_t taken = 0;
+    int64_t waiting;
+
+    *count = 0;
+    if (back->halted)
+        return -EPROTO;
+    for (; back->replay_count && taken < max; taken++) {
+        struct xenpv_slot *slot = &back->slots[back->replay[--back->replay_count]];
+        back->stats->replayed++;
+        if (begin(back, slot) == 0)
+            slots[(*count)++] = slot;
+    }
+    waiting = xenpv_ring_available(&back->ring);
+    if (waiting < 0) {
+        back->halted = 1;
+        back->stats->halted = 1;
+        return (int)waiting;
+    }
+    for (; waiting && taken < max && back->free_count; waiting--, taken++) {
+        struct xenpv_slot *slot = &back->slots[back->free[--back->free_count]];
+        struct xenpv_taken *copy = &back->journal->taken[slot->index];
+        /* The one read of the frontend's slot. Its bytes may change from here on; the copy does not. */
+        memcpy(copy->raw, xenpv_ring_slot(&back->ring, back->ring.consumed), back->ring.entry_size);
+        xenpv_journal_take(back->journal, slot->index, back->ring.consumed);
+        back->ring.consumed++;
+        if (begin(back, slot) == 0)
+            slots[(*count)++] = slot;
+    }
+    if (taken)
+        back->stats->batches++;
+    return (int)taken;
+}
+
+static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot, int status)
+{
+    stats->requests[slot->wire_op & 7]++;
+    if (status != XENPV_RSP_OKAY)
+        return;
+    if (slot->op == XENPV_OP_READ)
+        stats->bytes_read += slot->bytes;
+    else if (slot->op == XENPV_OP_WRITE)
+        stats->bytes_written += slot->bytes;
+    else if (slot->op == XENPV_OP_DISCARD)
+        stats->bytes_discarded += slot->bytes;
+}
+
+void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int status)
+{
+    /* Written whole: a response shows the frontend no byte that we did not mean to send (XSA-216). */
+    uint8_t response[XENPV_MAX_RESPONSE] = { 0 };
+
+    status = xenpv_data_end(back, slot, status); /* unmapped before the frontend can see the answer */
+    count(back->stats, slot, status);
+    xenpv_put_u64(response + XENPV_AT_RSP_ID, slot->id);
+    response[XENPV_AT_RSP_OP] = slot->wire_op;
+    xenpv_put_u16(response + XENPV_AT_RSP_STATUS, (uint16_t)(int16_t)status);
+    xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
+    memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, xenpv_response_size(back->config.abi));
+    back->ring.produced++;
+    back->answered[back->answered_count++] = slot->index;
+}
+
+void xenpv_back_publish(struct xenpv_back *back)
+{
+    if (!back->answered_count)
+        return;
+    if (xenpv_ring_publish(&back->ring, back->ring.produced))
+        back->hv->notify(back->hv, &back->port);
+    while (back->answered_count) {
+        uint32_t slot = back->answered[--back->answered_count];
+        xenpv_journal_free(back->journal, slot);
+        back->free[back->free_count++] = slot;
+    }
+    back->stats->notifications = back->ring.notifications;
+    back->stats->notifications_saved = back->ring.saved;
+    back->stats->in_flight = back->out;
+}
+
+void xenpv_back_wake(struct xenpv_back *back)
+{
+    if (back->hv->take(back->hv, &back->port) > 0) {
+        back->taken_event = 1;
+        back->stats->events++;
+    }
+    xenpv_spin_woke(&back->spin);
+    xenpv_ring_run(&back->ring);
+}
+
+int xenpv_back_rest(struct xenpv_back *back)
+{
+    if (back->halted)
+        return 1;
+    /* SLEEPING first, then the look, then the port, then sleep. An event of
+     * between is kept by the masked port and delivered when it is unmasked. */
+    if (xenpv_ring_arm(&back->ring) != 0) {
+        xenpv_ring_run(&back->ring);
+        return 0;
+    }
+    if (back->taken_event) {
+        back->taken_event = 0;
+        back->hv->unmask(back->hv, &back->port);
+    }
+    back->stats->sleeps++;
+    back->stats->spins = back->spin.spins;
+    back->stats->spins_futile = back->spin.spins_futile;
+    back->stats->grants_persistent = back->persistent.count;
+    xenpv_spin_slept(&back->spin);
+    return 1;
+}

@@ -1,0 +1,110 @@
+#include "front.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void xenpv_io_push(struct xenpv_front *front, struct xenpv_io_list *list, uint32_t io)
+{
+    front->ios[io].next = XENPV_NO_IO;
+    if (list->first == XENPV_NO_IO)
+        list->first = io;
+    else
+        front->ios[list->last].next = io;
+    list->last = io;
+}
+
+uint32_t xenpv_io_pop(struct xenpv_front *front, struct xenpv_io_list *list)
+{
+    uint32_t io = list->first;
+
+    if (io != XENPV_NO_IO)
+        list->first = front->ios[io].next;
+    return io;
+}
+
+uint32_t xenpv_front_pending(const struct xenpv_front *front)
+{
+    return front->pending;
+}
+
+const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front)
+{
+    front->stats.notifications = front->ring.notifications;
+    front->stats.notifications_saved = front->ring.saved;
+    front->stats.spins = front->spin.spins;
+    front->stats.spins_futile = front->spin.spins_futile;
+    return &front->stats;
+}
+
+void xenpv_front_close(struct xenpv_front *front)
+{
+    if (!front)
+        return;
+    front->hv->close(front->hv);
+    if (front->port.wait_fd >= 0)
+        close(front->port.wait_fd);
+    if (front->port.notify_fd >= 0)
+        close(front->port.notify_fd);
+    free(front->refs);
+    free(front->ios);
+    free(front->shadow);
+    free(front->free_slots);
+    free(front);
+}
+
+static int set_up(struct xenpv_front *front)
+{
+    const struct xenpv_front_config *config = &front->config;
+    int error;
+
+    if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO)
+        return -EINVAL;
+    front->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
+                                       fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
+    if (front->port.wait_fd < 0 || front->port.notify_fd < 0)
+        return -errno;
+    error = xenpv_ring_attach(&front->ring, config->ring, config->ring_pages * XENPV_PAGE_SIZE,
+                              xenpv_entry_size(config->abi), 0, (int)config->flag);
+    if (error)
+        return error;
+    front->refs = calloc(config->pool_pages ? config->pool_pages : 1, sizeof *front->refs);
+    front->ios = calloc(config->max_ios, sizeof *front->ios);
+    front->shadow = calloc(front->ring.entries, sizeof *front->shadow);
+    front->free_slots = calloc(front->ring.entries, sizeof *front->free_slots);
+    if (!front->refs || !front->ios || !front->shadow || !front->free_slots)
+        return -ENOMEM;
+    if (config->pool_pages)
+        memcpy(front->refs, config->pool_refs, config->pool_pages * sizeof *front->refs);
+    front->free_ios = front->waiting = front->finished = (struct xenpv_io_list){ XENPV_NO_IO, XENPV_NO_IO };
+    for (uint32_t i = 0; i < config->max_ios; i++)
+        xenpv_io_push(front, &front->free_ios, i);
+    while (front->free_count < front->ring.entries) {
+        front->free_slots[front->free_count] = front->free_count;
+        front->free_count++;
+    }
+    xenpv_spin_init(&front->spin, config->spin_ns);
+    return 0;
+}
+
+struct xenpv_front *xenpv_front_open(struct xenpv_hypervisor *hv, const struct xenpv_front_config *config, int *error)
+{
+    struct xenpv_front *front = calloc(1, sizeof *front);
+
+    if (!front) {
+        hv->close(hv);
+        *error = ENOMEM;
+        return NULL;
+    }
+    front->hv = hv;
+    front->config = *config;
+    front->port.wait_fd = front->port.notify_fd = -1;
+    *error = -set_up(front);
+    if (*error) {
+        xenpv_front_close(front);
+        return NULL;
+    }
+    front->config.pool_refs = NULL; /* the caller's; not ours to keep */
+    return front;
+}

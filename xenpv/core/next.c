@@ -1,0 +1,105 @@
+#include "back.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <time.h>
+
+/* A queue whose storage is in Python: requests out in batches, answers in batches. */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max)
+{
+    struct xenpv_slot *slots[64];
+    uint32_t count = 0;
+    int taken;
+
+    taken = xenpv_back_take(back, slots, max < 64 ? max : 64, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = slots[i];
+        slot->out = 1;
+        back->out++;
+        requests[i] = (struct xenpv_request){
+            .sector = slot->sector, .bytes = slot->bytes, .data = slot->iovs ? slot->iov[0].iov_base : NULL,
+            .token = slot->index, .op = slot->op, .flags = slot->flush_first,
+        };
+    }
+    xenpv_back_publish(back); /* what take itself refused */
+    if (taken < 0 && !count)
+        return taken;
+    return taken && !count ? 0 : (int)count;
+}
+
+/* Sleeps until an event, the deadline, or wake_fd: 1 to look at the ring again. */
+static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline, int wake_fd)
+{
+    struct pollfd fds[2] = { { .fd = back->port.wait_fd, .events = POLLIN }, { .fd = wake_fd, .events = POLLIN } };
+    struct timespec wait = { 0 };
+    uint64_t now = timeout_ns > 0 ? now_ns() : 0;
+    int n;
+
+    if (timeout_ns > 0 && now < deadline)
+        wait = (struct timespec){ (time_t)((deadline - now) / 1000000000u), (long)((deadline - now) % 1000000000u) };
+    n = ppoll(fds, wake_fd >= 0 ? 2 : 1, timeout_ns < 0 ? NULL : &wait, NULL);
+    if (n < 0)
+        return -errno;
+    if (fds[0].revents) {
+        xenpv_back_wake(back);
+        return 1;
+    }
+    return 0;
+}
+
+int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd)
+{
+    uint64_t deadline = timeout_ns > 0 ? now_ns() + (uint64_t)timeout_ns : 0;
+
+    if (back->config.fd >= 0 || !max)
+        return -EINVAL;
+    for (;;) {
+        uint64_t before = back->stats->batches;
+        int n = give(back, requests, max);
+        if (n != 0) {
+            xenpv_spin_found(&back->spin);
+            return n;
+        }
+        if (back->stats->batches != before)
+            continue; /* all of them were refused: there may be more */
+        if (xenpv_spin_on(&back->spin)) {
+            xenpv_relax();
+            continue;
+        }
+        if (!xenpv_back_rest(back))
+            continue;
+        n = await(back, timeout_ns, deadline, wake_fd);
+        if (n == -EINTR)
+            return -EINTR;
+        if (n <= 0)
+            return n;
+    }
+}
+
+int xenpv_back_complete(struct xenpv_back *back, const struct xenpv_request *requests, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (requests[i].token >= back->ring.entries || !back->slots[requests[i].token].out)
+            return -EINVAL;
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = &back->slots[requests[i].token];
+        if (!slot->out)
+            continue; /* the same token twice in one call: answered once */
+        slot->out = 0;
+        back->out--;
+        if (requests[i].status != XENPV_RSP_OKAY)
+            back->stats->errors++;
+        xenpv_back_answer(back, slot, requests[i].status);
+    }
+    xenpv_back_publish(back);
+    return 0;
+}

@@ -1,0 +1,74 @@
+#include "back.h"
+
+/* Sector numbers are in 512 bytes whatever the disk's sector size (io/blkif.h, note 12 of Xen's master). */
+static int range_is_bad(const struct xenpv_back *back, uint64_t sector, uint64_t sectors)
+{
+    uint32_t unit = back->config.sector_size / XENPV_SECTOR;
+
+    return sectors > back->config.sectors || sector > back->config.sectors - sectors /* no overflow: compared by difference */
+        || sector % unit || sectors % unit;
+}
+
+static int check_segments(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
+{
+    const uint8_t *at = raw + xenpv_at_segments(back->config.abi);
+
+    for (unsigned i = 0; i < slot->segments; i++, at += XENPV_SEGMENT_BYTES) {
+        uint8_t first = at[XENPV_AT_SEG_FIRST], last = at[XENPV_AT_SEG_LAST];
+        if (first > last || last >= XENPV_PAGE_SIZE / XENPV_SECTOR)
+            return XENPV_RSP_ERROR;
+        slot->segment[i] = (struct xenpv_segment){
+            .ref = xenpv_get_u32(at + XENPV_AT_SEG_REF),
+            .offset = (uint16_t)(first * XENPV_SECTOR),
+            .length = (uint16_t)((last - first + 1u) * XENPV_SECTOR),
+        };
+        if (slot->segment[i].length % back->config.sector_size || slot->segment[i].offset % back->config.sector_size)
+            return XENPV_RSP_ERROR;
+        slot->bytes += slot->segment[i].length;
+    }
+    return range_is_bad(back, slot->sector, slot->bytes / XENPV_SECTOR) ? XENPV_RSP_ERROR : 0;
+}
+
+int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
+{
+    const struct xenpv_back_config *config = &back->config;
+
+    slot->wire_op = slot->op = raw[XENPV_AT_OP];
+    slot->id = xenpv_get_u64(raw + xenpv_at_id(config->abi));
+    slot->sector = xenpv_get_u64(raw + xenpv_at_sector(config->abi));
+    slot->segments = 0;
+    slot->bytes = 0;
+    slot->flush_first = 0;
+
+    switch (slot->op) {
+    case XENPV_OP_FLUSH:
+        if (!config->flush)
+            return XENPV_RSP_EOPNOTSUPP;
+        if (raw[XENPV_AT_NR_SEGMENTS] == 0)
+            return 0;
+        /* Linux may send data with a flush: what completed before is made durable, then this is written. */
+        slot->op = XENPV_OP_WRITE;
+        slot->flush_first = 1;
+        break;
+    case XENPV_OP_READ:
+    case XENPV_OP_WRITE:
+        break;
+    case XENPV_OP_DISCARD: {
+        uint64_t sectors = xenpv_get_u64(raw + xenpv_at_nr_sectors(config->abi));
+        if (!config->discard || raw[XENPV_AT_NR_SEGMENTS] != 0) /* the byte is `flag` here: 1 asks for secure discard */
+            return XENPV_RSP_EOPNOTSUPP;
+        if (config->readonly || sectors == 0 || range_is_bad(back, slot->sector, sectors))
+            return XENPV_RSP_ERROR;
+        slot->bytes = sectors * XENPV_SECTOR;
+        return 0;
+    }
+    default:
+        return XENPV_RSP_EOPNOTSUPP;
+    }
+    if (slot->op == XENPV_OP_WRITE && config->readonly)
+        return XENPV_RSP_ERROR;
+    slot->segments = raw[XENPV_AT_NR_SEGMENTS];
+    if (slot->segments == 0 || slot->segments > XENPV_MAX_SEGMENTS)
+        return XENPV_RSP_ERROR;
+    return check_segments(back, raw, slot);
+}

@@ -1,0 +1,44 @@
+/* How long a side that found nothing looks again before it sleeps.
+ *
+ * A spin is worth it only if the peer answers within it, and only on a CPU that nobody else wants. So: a bounded time; at
+ * most (CPUs - 1) threads of a process at once, none on one CPU; and a queue whose last spins found nothing, or that lost
+ * its CPU while it spun, stops until its wake-ups come soon enough after its sleeps that a spin would have met them. */
+#ifndef XENPV_SPIN_H
+#define XENPV_SPIN_H
+
+#include <stdint.h>
+
+struct xenpv_spin {
+    uint64_t budget;   /* cycles; 0: never */
+    uint64_t since;    /* cycles when the spin began; 0: not spinning */
+    uint64_t slept_at; /* cycles when the queue last slept; 0: awake */
+    uint64_t switches; /* involuntary context switches of the thread when the spin began */
+    uint32_t futile;   /* spins in a row that found nothing */
+    uint32_t near;     /* sleeps in a row that a spin would have saved */
+    uint64_t spins, spins_futile;
+};
+
+/* A counter of constant rate, cheap where the machine has one, and its rate. */
+uint64_t xenpv_cycles(void);
+uint64_t xenpv_cycles_of_ns(uint64_t ns);
+
+void xenpv_spin_init(struct xenpv_spin *spin, uint32_t ns);
+/* Nothing was found: 1 to look again, 0 to sleep now. */
+int xenpv_spin_on(struct xenpv_spin *spin);
+/* Something was found. */
+void xenpv_spin_found(struct xenpv_spin *spin);
+void xenpv_spin_slept(struct xenpv_spin *spin);
+void xenpv_spin_woke(struct xenpv_spin *spin);
+/* Gives the CPU's turn back, if it had one: before the queue goes. */
+void xenpv_spin_stop(struct xenpv_spin *spin);
+
+static inline void xenpv_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#endif

@@ -1,0 +1,258 @@
+#include "front.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <time.h>
+
+#define PUBLISH_EVERY 8u
+#define REQUEST_BYTES (XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE)
+#define RESCUE_NS 1000000000u
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int has_data(uint8_t op)
+{
+    return op == XENPV_OP_READ || op == XENPV_OP_WRITE;
+}
+
+static int io_is_bad(const struct xenpv_front *front, const struct xenpv_io *io)
+{
+    if (io->op == XENPV_OP_FLUSH)
+        return io->bytes != 0;
+    if (!io->bytes || io->bytes % XENPV_SECTOR)
+        return 1;
+    if (io->op == XENPV_OP_DISCARD)
+        return 0;
+    uint64_t pages = io->bytes / XENPV_PAGE_SIZE + (io->bytes % XENPV_PAGE_SIZE != 0);
+    return !has_data(io->op) || pages > front->config.pool_pages || io->page > front->config.pool_pages - pages;
+}
+
+/* One request for the I/O's next bytes, in private memory first, then copied to its slot in one go. */
+static void issue_one(struct xenpv_front *front, uint32_t number)
+{
+    struct xenpv_io_state *io = &front->ios[number];
+    uint32_t slot = front->free_slots[--front->free_count], abi = front->config.abi;
+    uint8_t raw[XENPV_MAX_REQUEST] = { 0 };
+    uint64_t left = io->io.bytes - io->issued;
+
+    raw[XENPV_AT_OP] = io->io.op;
+    xenpv_put_u16(raw + XENPV_AT_HANDLE, (uint16_t)front->config.handle);
+    uint64_t id = (uint64_t)front->serial++ << 32 | slot;
+    xenpv_put_u64(raw + xenpv_at_id(abi), id);
+    xenpv_put_u64(raw + xenpv_at_sector(abi), io->io.op == XENPV_OP_FLUSH ? 0 : io->io.sector + io->issued / XENPV_SECTOR);
+    if (has_data(io->io.op)) {
+        uint8_t *at = raw + xenpv_at_segments(abi);
+        uint32_t page = io->io.page + (uint32_t)(io->issued / XENPV_PAGE_SIZE), segments = 0;
+        if (left > REQUEST_BYTES)
+            left = REQUEST_BYTES;
+        io->issued += left;
+        for (; left; segments++, at += XENPV_SEGMENT_BYTES) {
+            uint32_t length = left < XENPV_PAGE_SIZE ? (uint32_t)left : XENPV_PAGE_SIZE;
+            xenpv_put_u32(at + XENPV_AT_SEG_REF, front->refs[page++]);
+            at[XENPV_AT_SEG_LAST] = (uint8_t)(length / XENPV_SECTOR - 1);
+            left -= length;
+        }
+        raw[XENPV_AT_NR_SEGMENTS] = (uint8_t)segments;
+    } else {
+        if (io->io.op == XENPV_OP_DISCARD)
+            xenpv_put_u64(raw + xenpv_at_nr_sectors(abi), io->io.bytes / XENPV_SECTOR);
+        io->issued = io->io.bytes;
+    }
+    front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1 };
+    io->requests++;
+    memcpy(xenpv_ring_slot(&front->ring, front->ring.produced), raw, front->ring.entry_size);
+    front->ring.produced++;
+}
+
+static void publish(struct xenpv_front *front)
+{
+    if (xenpv_ring_publish(&front->ring, front->ring.produced))
+        front->hv->notify(front->hv, &front->port);
+}
+
+static void issue(struct xenpv_front *front)
+{
+    while (front->waiting.first != XENPV_NO_IO && front->free_count) {
+        uint32_t number = front->waiting.first;
+        issue_one(front, number);
+        if (front->ios[number].issued == front->ios[number].io.bytes)
+            xenpv_io_pop(front, &front->waiting);
+        if (front->ring.produced - front->ring.published >= PUBLISH_EVERY)
+            publish(front);
+    }
+    publish(front);
+}
+
+static int accept_ios(struct xenpv_front *front, const struct xenpv_io *submit, uint32_t count, uint32_t *accepted)
+{
+    for (*accepted = 0; *accepted < count; ++*accepted) {
+        uint32_t number;
+        if (io_is_bad(front, &submit[*accepted]))
+            return -EINVAL;
+        number = xenpv_io_pop(front, &front->free_ios);
+        if (number == XENPV_NO_IO)
+            break;
+        front->ios[number] = (struct xenpv_io_state){ .io = submit[*accepted] };
+        front->ios[number].io.status = XENPV_RSP_OKAY;
+        xenpv_io_push(front, &front->waiting, number);
+        front->pending++;
+    }
+    return 0;
+}
+
+static int answer_one(struct xenpv_front *front)
+{
+    uint8_t raw[XENPV_MAX_RESPONSE];
+
+    /* The one read of the backend's slot. */
+    memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed), xenpv_response_size(front->config.abi));
+    front->ring.consumed++;
+    uint64_t id = xenpv_get_u64(raw + XENPV_AT_RSP_ID);
+    uint32_t slot = (uint32_t)id;
+    int16_t status = (int16_t)xenpv_get_u16(raw + XENPV_AT_RSP_STATUS);
+    if (slot >= front->ring.entries || !front->shadow[slot].in_flight || front->shadow[slot].id != id
+        || raw[XENPV_AT_RSP_OP] != front->shadow[slot].op)
+        return -EPROTO;
+
+    uint32_t number = front->shadow[slot].io;
+    struct xenpv_io_state *io = &front->ios[number];
+    front->shadow[slot].in_flight = 0;
+    front->free_slots[front->free_count++] = slot;
+    front->stats.requests[io->io.op & 7]++;
+    if (status != XENPV_RSP_OKAY) {
+        front->stats.errors++;
+        if (io->io.status == XENPV_RSP_OKAY)
+            io->io.status = status == XENPV_RSP_EOPNOTSUPP ? XENPV_RSP_EOPNOTSUPP : XENPV_RSP_ERROR;
+    }
+    if (--io->requests || io->issued < io->io.bytes)
+        return 0;
+    if (io->io.status == XENPV_RSP_OKAY && io->io.op == XENPV_OP_READ)
+        front->stats.bytes_read += io->io.bytes;
+    else if (io->io.status == XENPV_RSP_OKAY && io->io.op == XENPV_OP_WRITE)
+        front->stats.bytes_written += io->io.bytes;
+    xenpv_io_push(front, &front->finished, number);
+    return 0;
+}
+
+/* Takes every response that is there: how many, or -EPROTO. */
+static int collect(struct xenpv_front *front)
+{
+    int64_t waiting = xenpv_ring_available(&front->ring);
+
+    if (waiting < 0)
+        return front->broken = (int)waiting;
+    for (int64_t i = 0; i < waiting; i++)
+        if (answer_one(front) != 0)
+            return front->broken = -EPROTO;
+    return (int)waiting;
+}
+
+static uint32_t deliver(struct xenpv_front *front, struct xenpv_io *done, uint32_t room)
+{
+    uint32_t count = 0, number;
+
+    for (; count < room && (number = xenpv_io_pop(front, &front->finished)) != XENPV_NO_IO; count++) {
+        done[count] = front->ios[number].io;
+        xenpv_io_push(front, &front->free_ios, number);
+        front->pending--;
+    }
+    return count;
+}
+
+/* Sleeps: 1 to look at the ring, 0 when the time is over or wake_fd is readable, or -errno. */
+static int sleep_until(struct xenpv_front *front, int64_t timeout_ns, uint64_t deadline, int wake_fd)
+{
+    struct pollfd fds[2] = { { .fd = front->port.wait_fd, .events = POLLIN }, { .fd = wake_fd, .events = POLLIN } };
+    uint64_t wait = RESCUE_NS;
+    int n, last = 0;
+
+    if (timeout_ns >= 0) {
+        uint64_t now = now_ns();
+        uint64_t left = deadline > now ? deadline - now : 0;
+        last = left <= wait;
+        wait = last ? left : wait;
+    }
+    struct timespec t = { (time_t)(wait / 1000000000u), (long)(wait % 1000000000u) };
+    n = ppoll(fds, wake_fd >= 0 ? 2 : 1, &t, NULL);
+    if (n < 0)
+        return -errno;
+    if (fds[0].revents && front->hv->take(front->hv, &front->port) > 0) {
+        front->taken_event = 1;
+        front->stats.events++;
+    }
+    xenpv_spin_woke(&front->spin);
+    if (n == 0 && !last) {
+        /* A second without progress while requests are out: the mend of last resort, and it is counted. */
+        front->stats.rescues++;
+        front->hv->notify(front->hv, &front->port);
+    }
+    return !(fds[1].revents & POLLIN) && !(n == 0 && last);
+}
+
+/* SLEEPING, a last look, the port back, and only then sleep. */
+static int rest(struct xenpv_front *front)
+{
+    if (xenpv_ring_arm(&front->ring) != 0)
+        return 0;
+    if (front->taken_event) {
+        front->taken_event = 0;
+        front->hv->unmask(front->hv, &front->port);
+    }
+    front->stats.sleeps++;
+    xenpv_spin_slept(&front->spin);
+    return 1;
+}
+
+int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submit, uint32_t count, uint32_t *accepted,
+                         struct xenpv_io *done, uint32_t max_done, uint32_t min_done, int64_t timeout_ns, int wake_fd)
+{
+    uint64_t deadline = timeout_ns > 0 ? now_ns() + (uint64_t)timeout_ns : 0;
+    uint32_t delivered = 0;
+    int error, more = 1;
+
+    *accepted = 0;
+    if (front->broken)
+        return front->broken;
+    error = accept_ios(front, submit, count, accepted);
+    if (min_done > max_done)
+        min_done = max_done;
+    xenpv_ring_run(&front->ring);
+    issue(front);
+    if (error)
+        return error; /* before anything is delivered: a done I/O is never lost to an error */
+    for (;;) {
+        int taken = collect(front);
+        if (taken < 0)
+            error = taken;
+        if (taken > 0)
+            issue(front);
+        delivered += deliver(front, done + delivered, max_done - delivered);
+        if (error || delivered >= min_done || !front->pending || !more)
+            break;
+        if (taken > 0) {
+            xenpv_spin_found(&front->spin);
+            continue;
+        }
+        if (xenpv_spin_on(&front->spin)) {
+            xenpv_relax();
+            continue;
+        }
+        if (rest(front)) {
+            more = sleep_until(front, timeout_ns, deadline, wake_fd);
+            if (more == -EINTR && !delivered)
+                error = -EINTR; /* the caller may have a signal to handle */
+            else if (more < 0)
+                more = 0;
+        }
+        xenpv_ring_run(&front->ring);
+    }
+    xenpv_spin_stop(&front->spin);
+    /* What is done is told first; a broken queue says so at the next call. */
+    return delivered || !error ? (int)delivered : error;
+}

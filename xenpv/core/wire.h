@@ -1,0 +1,43 @@
+/* Offsets of Xen's io/blkif.h, for both ABIs. The test of layouts compares them with Xen's own headers. */
+#ifndef XENPV_WIRE_H
+#define XENPV_WIRE_H
+
+#include <stdint.h>
+#include <string.h>
+
+enum { XENPV_OP_READ = 0, XENPV_OP_WRITE = 1, XENPV_OP_BARRIER = 2, XENPV_OP_FLUSH = 3, XENPV_OP_DISCARD = 5,
+       XENPV_OP_INDIRECT = 6 };
+enum { XENPV_RSP_OKAY = 0, XENPV_RSP_ERROR = -1, XENPV_RSP_EOPNOTSUPP = -2 };
+
+#define XENPV_MAX_SEGMENTS 11u
+#define XENPV_SECTOR 512u
+#define XENPV_MAX_REQUEST 112u /* bytes of the larger ABI's entry */
+#define XENPV_MAX_RESPONSE 16u
+#define XENPV_SEGMENT_BYTES 8u
+
+/* The same in both ABIs. */
+enum { XENPV_AT_OP = 0, XENPV_AT_NR_SEGMENTS = 1, XENPV_AT_HANDLE = 2,
+       XENPV_AT_RSP_ID = 0, XENPV_AT_RSP_OP = 8, XENPV_AT_RSP_STATUS = 10,
+       XENPV_AT_SEG_REF = 0, XENPV_AT_SEG_FIRST = 4, XENPV_AT_SEG_LAST = 5 };
+/* u64 is aligned to 4 on x86_32, so all that follows the handle moves down by four there. */
+static inline unsigned xenpv_at_id(uint32_t abi) { return abi == 64 ? 8 : 4; }
+static inline unsigned xenpv_at_sector(uint32_t abi) { return abi == 64 ? 16 : 12; }
+static inline unsigned xenpv_at_segments(uint32_t abi) { return abi == 64 ? 24 : 20; }
+static inline unsigned xenpv_at_nr_sectors(uint32_t abi) { return abi == 64 ? 24 : 20; } /* of a discard */
+static inline unsigned xenpv_entry_size(uint32_t abi) { return abi == 64 ? 112 : 108; }
+static inline unsigned xenpv_response_size(uint32_t abi) { return abi == 64 ? 16 : 12; }
+
+/* Unaligned little-endian loads and stores, on private memory only. */
+#define XENPV_ACCESS(name, type)                                                             \
+    static inline type xenpv_get_##name(const uint8_t *at) { type v; memcpy(&v, at, sizeof v); return v; } \
+    static inline void xenpv_put_##name(uint8_t *at, type v) { memcpy(at, &v, sizeof v); }
+XENPV_ACCESS(u16, uint16_t)
+XENPV_ACCESS(u32, uint32_t)
+XENPV_ACCESS(u64, uint64_t)
+#undef XENPV_ACCESS
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the ring is little-endian, and so must this machine be: Xen runs on no other"
+#endif
+
+#endif
