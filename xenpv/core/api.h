@@ -16,11 +16,14 @@ void xenpv_emulated_offer(void *table, uint32_t page, uint32_t domid, int writab
 int xenpv_emulated_end(void *table, uint32_t page);
 /* Host's side: takes back from `table` the mappings that a dead client's `maptrack` counts. Returns how many. */
 int xenpv_emulated_reap(void *table, void *maptrack);
+/* Host's side: no client has the segment open any more, so nobody maps its pages, whatever the counts say. */
+void xenpv_emulated_forget(void *table);
 
 /* ---- any hypervisor ---- */
 
 struct xenpv_map;
-/* The table's map and unmap for tools and for rings; data pages are mapped inside the service loop. */
+/* The table's map and unmap for tools and for rings; data pages are mapped inside the service loop. NULL: *status is the
+ * GNTST_* of a refusal, or 0 and errno says why the hypervisor could not be asked. */
 struct xenpv_map *xenpv_map_new(struct xenpv_hypervisor *hv, uint32_t domid, const uint32_t *refs, uint32_t count,
                                 int writable, int *status);
 uint8_t *xenpv_map_memory(struct xenpv_map *map);
