@@ -3,7 +3,6 @@
  * A segment is opened once (emulated_segment.c). After that a map is a look into a hash and a compare-and-swap
  * (emulated_table.c). Pages that do not stand side by side in a segment are given new addresses side by side, which costs
  * system calls; rings of several pages need that, once. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

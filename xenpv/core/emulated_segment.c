@@ -3,7 +3,6 @@
  *
  * A segment goes when it has ended, or when there are many, and nothing in it is mapped: a handle that lives long while its
  * peers come and go stays bounded. */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
