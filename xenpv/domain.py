@@ -1,7 +1,8 @@
 """What a driver may touch: the Protocols that every hypervisor implements.
 
-A driver is given a `Domain`, its own place on the hypervisor, and reaches everything through it: grants, event channels
-and the store. Nothing here knows which hypervisor it is. The contract of each Protocol is a function in `xenpv.testing`.
+A driver is given a `Domain`, its own place on the hypervisor, and reaches everything through it: grants, event
+channels and the store. Nothing here knows which hypervisor it is. The contract of each Protocol is a function in
+`xenpv.testing`.
 
 Objects that own something have `close()` and are context managers; a second close() does nothing. A use after close()
 raises `ClosedError`.
@@ -35,12 +36,12 @@ class Closable(Protocol):
 class CoreHandle(Closable, Protocol):
     """A handle of the core's own on the hypervisor, for one queue and one thread at a time.
 
-    What an open /dev/xen/gntdev is: it owns every mapping made through it, and close() ends them all.
+    What an open /dev/xen/gntdev is: it owns every mapping made through it, and close() ends them all. After detach()
+    there is nothing left to close.
     """
 
-    @property
-    def address(self) -> int:
-        """Where its struct xenpv_hypervisor is in this process; for the core's own functions alone."""
+    def detach(self) -> int:
+        """Hand it over: the address of its struct xenpv_hypervisor, for the core function that owns it from now on."""
         ...
 
 
@@ -116,7 +117,7 @@ class EventChannel(Closable, Protocol):
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to `timeout` seconds (None: for ever) for an event; take it, mask the port, and say whether one came."""
+        """Wait up to `timeout` seconds (None: for ever) for an event. True: one came; it is taken, the port masked."""
         ...
 
     def unmask(self) -> None:

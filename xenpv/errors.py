@@ -6,7 +6,7 @@ The tree::
     ├── UsageError                  what the user asked for cannot be meant (exit status 2)
     ├── ClosedError                 an object was used after its close()
     ├── HypervisorError             no hypervisor, or it refused a call
-    │   ├── GrantError              a grant could not be shared, mapped, unmapped or copied (GNTST_* in `status`)
+    │   ├── GrantError              a grant was not shared, mapped, unmapped or copied (GNTST_* in `status`)
     │   └── EventChannelError       an event channel could not be bound, or its peer is gone
     ├── StoreError                  xenstored refused a request (its error name in `code`)
     │   ├── NoEntryError            ENOENT
@@ -132,7 +132,7 @@ class StorageError(XenpvError):
 
 
 class DiskError(XenpvError):
-    """The backend answered a request with an error. `status` is BLKIF_RSP_* (io/blkif.h): -1 error, -2 not supported."""
+    """The backend answered with an error. `status` is BLKIF_RSP_* (io/blkif.h): -1 error, -2 not supported."""
 
     def __init__(self, message: str, status: int = -1) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """The C core: memory order, the shared ring's verbs and both data-path loops.
 
-`ffi` and `lib` are cffi's; they are for the wrappers alone (ring.py, the hypervisors and the two queue.py): no cffi object
-leaves its wrapper. Built by build.py from the C files beside it.
+`ffi` and `lib` are cffi's; they are for the wrappers alone (ring.py, stats.py, the hypervisors and the two queue.py): no
+cffi object leaves its wrapper. Built by build.py from the C files beside it.
 """
 
 try:

@@ -124,6 +124,8 @@ struct xenpv_back *xenpv_back_open(struct xenpv_hypervisor *hv, const struct xen
 void xenpv_back_close(struct xenpv_back *back);
 /* The disk changed size: what is checked from the next request on. */
 void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors);
+/* 1: the frontend broke the ring's rules, and nothing more is served. */
+int xenpv_back_halted(const struct xenpv_back *back);
 
 /* For storage in Python. A request as `next` gives it and `complete` takes it back. */
 struct xenpv_request {

@@ -133,6 +133,11 @@ void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors)
     back->config.sectors = sectors;
 }
 
+int xenpv_back_halted(const struct xenpv_back *back)
+{
+    return back->halted;
+}
+
 /* Decodes the copy in the journal and gets the data ready. 0: to be done; else it was answered. */
 static int begin(struct xenpv_back *back, struct xenpv_slot *slot)
 {

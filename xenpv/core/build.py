@@ -18,7 +18,8 @@ HERE = Path(__file__).parent if "__file__" in globals() else Path("xenpv/core")
 def declarations(header: str) -> str:
     """The declarations of `header` without what only the C preprocessor understands."""
     lines = header.splitlines()
-    return "\n".join(line for line in lines if not line.startswith(("#include", "#ifndef", "#endif", "#define XENPV_API_H")))
+    preprocessor = ("#include", "#ifndef", "#endif", "#define XENPV_API_H")
+    return "\n".join(line for line in lines if not line.startswith(preprocessor))
 
 
 ffi = cffi.FFI()
@@ -29,7 +30,8 @@ ffi.set_source(
     sources=sorted(str(Path("xenpv/core") / path.name) for path in HERE.glob("*.c") if path.name != "_core.c"),
     depends=sorted(str(Path("xenpv/core") / path.name) for path in HERE.glob("*.h")),
     include_dirs=["xenpv/core"],
-    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden", *shlex.split(os.environ.get("XENPV_CFLAGS", ""))],
+    extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-fvisibility=hidden",
+                        *shlex.split(os.environ.get("XENPV_CFLAGS", ""))],
     extra_link_args=["-pthread"],
 )
 

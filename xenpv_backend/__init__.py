@@ -1,0 +1,1 @@
+"""The disk's side: a block backend in user space."""

@@ -1,0 +1,286 @@
+"""One ring of a disk, and the threads that serve rings: the only wrapper of the core's service.c, back.c and next.c.
+
+RULES
+- A `Queue` belongs to one thread at a time: to its `Service`, or to whoever calls next() and complete().
+- The main thread never enters a C loop; it asks a Service, and the Service's thread does it between two runs.
+- A queue's journal and statistics outlive it: they are the caller's memory, and hold what a successor and `top` need.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from xenpv.core import ffi, lib
+from xenpv.domain import CoreHandle, EventChannel
+from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StorageError
+
+DEFAULT_SPIN_NS = 20_000
+"""How long a side that found nothing looks again before it sleeps, in nanoseconds."""
+
+ENGINES = {"auto": 0, "io_uring": 1, "threads": 2}
+"""How storage that waits for a device is read and written."""
+
+
+def journal_bytes(ring_entries: int) -> int:
+    """Bytes of the journal of a ring with `ring_entries` entries."""
+    return int(lib.xenpv_journal_bytes(ring_entries))
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """What was negotiated for one ring, and what it stands on."""
+
+    domid: int
+    """The frontend's domain."""
+    ring_refs: Sequence[int]
+    sectors: int
+    """The disk's size, in sectors of 512 bytes."""
+    sector_size: int = 512
+    """Logical sector size, bytes."""
+    abi: int = 64
+    """64: x86_64-abi and arm-abi, 32: x86_32-abi."""
+    flag: bool = False
+    """The notify-suppression flag, instead of event indices."""
+    persistent: int = 0
+    """Standing mappings at the most; 0 without feature-persistent."""
+    copy: bool = False
+    """Move data through private pages even where mapping is cheaper."""
+    readonly: bool = False
+    flush: bool = True
+    discard: bool = False
+    fd: int = -1
+    """The storage's descriptor; -1: the storage is in Python, see next()."""
+    inline: bool = False
+    """Reads and writes of `fd` never wait for a device (tmpfs)."""
+    spin_ns: int = DEFAULT_SPIN_NS
+    adopt: bool = False
+    """A predecessor served this ring: its journal says what it left unanswered."""
+
+
+@dataclass
+class Request:
+    """A checked request for storage in Python. `data` is private: a write's bytes, or room for a read's."""
+
+    op: int
+    """BLKIF_OP_READ, _WRITE, _FLUSH_DISKCACHE or _DISCARD."""
+    sector: int
+    """In sectors of 512 bytes."""
+    bytes: int
+    """Of data; of the range, for a discard."""
+    data: memoryview | None
+    flush_first: bool
+    """A write that came with a flush: make earlier writes durable first."""
+    token: int
+    status: int = 0
+    """Set it before complete(): BLKIF_RSP_* (0, -1, -2)."""
+
+
+def _raise(error: int, what: str) -> None:
+    if error in (errno.EPROTO, errno.EACCES):
+        raise RemoteProtocolError(f"{what}: the frontend's ring cannot be used ({os.strerror(error)})")
+    raise LocalProtocolError(f"{what}: {os.strerror(error)}")
+
+
+class Queue:
+    """A backend's end of one ring. Attaches at once; close() ends every mapping."""
+
+    def __init__(self, core: CoreHandle, channel: EventChannel, config: QueueConfig, *,
+                 stats: memoryview, journal: memoryview) -> None:
+        """Owns `core` from now on. `stats` is one page, `journal` journal_bytes() of the ring's entries.
+
+        Raises RemoteProtocolError when the ring cannot be mapped or its indices are impossible.
+        """
+        self.config = config
+        self._core = core
+        self._memory = [ffi.from_buffer("uint8_t[]", stats, require_writable=True),
+                        ffi.from_buffer("uint8_t[]", journal, require_writable=True)]
+        refs = ffi.new("uint32_t[]", list(config.ring_refs))
+        settings = ffi.new("struct xenpv_back_config *", {
+            "domid": config.domid, "ring_refs": refs, "ring_pages": len(config.ring_refs), "port": channel.port,
+            "wait_fd": channel.fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
+            "flag": config.flag, "persistent": config.persistent, "copy": config.copy, "readonly": config.readonly,
+            "flush": config.flush, "discard": config.discard, "sector_size": config.sector_size,
+            "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
+            "adopt": config.adopt, "stats": ffi.cast("struct xenpv_back_stats *", self._memory[0]),
+            "journal": self._memory[1],
+        })
+        error = ffi.new("int *")
+        self._back: Any = lib.xenpv_back_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
+        if self._back == ffi.NULL:
+            self._back = None
+            self._release()
+            _raise(error[0], f"ring of domain {config.domid}")
+        self._requests: Any = ffi.new("struct xenpv_request[]", 64) if config.fd < 0 else None
+
+    def close(self) -> None:
+        """End every mapping. The queue must have left its Service."""
+        back, self._back = self._back, None
+        if back is not None:
+            lib.xenpv_back_close(back)
+            self._release()
+
+    def _release(self) -> None:
+        for memory in self._memory:
+            ffi.release(memory)
+        self._memory = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        if self._back is None:
+            raise ClosedError("the queue is closed")
+        return self._back
+
+    def resize(self, sectors: int) -> None:
+        """The disk now has `sectors` sectors of 512 bytes; requests are checked against that from the next one on."""
+        lib.xenpv_back_resize(self._open(), sectors)
+
+    def next(self, limit: int = 32, timeout: float | None = None, wake_fd: int = -1) -> list[Request]:
+        """Up to `limit` requests; waits up to `timeout` seconds (None: for ever) for the first.
+
+        An empty list: the time is over, or `wake_fd` is readable. Raises RemoteProtocolError when the frontend broke the
+        ring's rules, InterruptedError on a signal.
+        """
+        back = self._open()
+        wait = -1 if timeout is None else int(timeout * 1e9)
+        count = lib.xenpv_back_next(back, self._requests, min(limit, 64), wait, wake_fd)
+        if count == -errno.EINTR:
+            raise InterruptedError
+        if count < 0:
+            _raise(-count, f"ring of domain {self.config.domid}")
+        return [self._request(self._requests[i]) for i in range(count)]
+
+    @staticmethod
+    def _request(raw: Any) -> Request:
+        data = None
+        if raw.data != ffi.NULL:
+            data = memoryview(ffi.buffer(raw.data, raw.bytes)).cast("B")
+        return Request(raw.op, raw.sector, raw.bytes, data, bool(raw.flags), raw.token)
+
+    def complete(self, requests: Sequence[Request]) -> None:
+        """Answer them, each with its `status`. Raises LocalProtocolError for a request that is not out."""
+        back = self._open()
+        for start in range(0, len(requests), 64):
+            part = requests[start:start + 64]
+            array = ffi.new("struct xenpv_request[]", [{"token": r.token, "status": r.status} for r in part])
+            if lib.xenpv_back_complete(back, array, len(part)):
+                raise LocalProtocolError("a request was completed twice, or was never given out")
+
+
+class Service:
+    """A thread that serves a set of queues whose storage has a descriptor."""
+
+    def __init__(self, *, engine: str = "auto", on_halt: Callable[[Queue], None] | None = None) -> None:
+        """Starts the thread. `on_halt` is called in it for a queue whose frontend broke the rules; it must not block.
+
+        Raises StorageError when the engine asked for cannot be had.
+        """
+        error = ffi.new("int *")
+        self._service: Any = lib.xenpv_service_new(ENGINES[engine], error)
+        if self._service == ffi.NULL:
+            self._service = None
+            raise StorageError(f"no {engine} here ({os.strerror(error[0])}): use --engine threads")
+        self.engine: str = ffi.string(lib.xenpv_service_engine(self._service)).decode()
+        self._on_halt = on_halt
+        self._queues: list[Queue] = []
+        self._halted: set[int] = set()
+        self._asked: list[tuple[Callable[[], None], Future[None]]] = []
+        self._lock = threading.Lock()
+        self._ending = False
+        self._thread = threading.Thread(target=self._serve, name="xenpv-service", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let go of every queue, after its requests in flight were answered, and end the thread."""
+        if self._service is None:
+            return
+        with self._lock:
+            self._ending = True
+        lib.xenpv_service_stop(self._service)
+        self._thread.join()
+        lib.xenpv_service_free(self._service)
+        self._service = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def add(self, queue: Queue) -> None:
+        """Serve `queue` from now on."""
+        self._ask(lambda: self._add(queue))
+
+    def remove(self, queue: Queue) -> None:
+        """Serve it no more. Returns when its requests in flight are answered."""
+        self._ask(lambda: self._remove(queue))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the thread, between two turns: how a queue that is served is touched (resize, for one)."""
+        self._ask(function)
+
+    def _ask(self, function: Callable[[], None]) -> None:
+        future: Future[None] = Future()
+        with self._lock:
+            if self._ending or self._service is None:
+                raise ClosedError("the service has ended")
+            self._asked.append((function, future))
+        lib.xenpv_service_stop(self._service)
+        future.result()
+
+    def _add(self, queue: Queue) -> None:
+        error = lib.xenpv_service_add(self._service, queue._open())
+        if error:
+            _raise(-error, "queue")
+        self._queues.append(queue)
+
+    def _remove(self, queue: Queue) -> None:
+        if queue not in self._queues:
+            return
+        error = lib.xenpv_service_remove(self._service, queue._open())
+        self._queues.remove(queue)
+        self._halted.discard(id(queue))
+        if error:
+            _raise(-error, "queue")
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                asked, self._asked = self._asked, []
+                ending = self._ending
+            for function, future in asked:
+                try:
+                    function()
+                except Exception as error:  # the asker's to handle, whatever it is
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+            if ending:
+                for queue in list(self._queues):
+                    self._remove(queue)
+                return
+            if lib.xenpv_service_run(self._service) == 1:
+                self._tell_halted()
+
+    def _tell_halted(self) -> None:
+        for queue in self._queues:
+            if lib.xenpv_back_halted(queue._open()) and id(queue) not in self._halted:
+                self._halted.add(id(queue))
+                if self._on_halt is not None:
+                    self._on_halt(queue)

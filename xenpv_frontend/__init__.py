@@ -1,0 +1,1 @@
+"""The guest's side: a block frontend in user space."""

@@ -1,0 +1,153 @@
+"""One ring of a disk, from the guest's side: the only wrapper of the core's submit.c.
+
+An I/O goes in as a 32-byte record and comes out as one, in arrays that the core reads and writes: so a caller that
+keeps many I/Os in flight pays Python once a batch. `IoArray` is such an array, with its columns as memoryviews.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from xenpv.core import ffi, lib
+from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
+from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
+from xenpv.stats import decode_front
+
+DEFAULT_SPIN_NS = 20_000
+"""How long a side that found nothing looks again before it sleeps, in nanoseconds."""
+
+IO_BYTES = 32
+
+
+class IoArray:
+    """`length` I/O records, as columns that may be read and written in strides.
+
+    Columns: `cookie` (the caller's), `sector` (of 512 bytes), `bytes` (a multiple of 512), `page` (where in the pool the
+    data begins), `op` (BLKIF_OP_*), `status` (BLKIF_RSP_*, of what is done).
+    """
+
+    def __init__(self, length: int) -> None:
+        self.records: Any = ffi.new("struct xenpv_io[]", length)
+        raw = memoryview(ffi.buffer(self.records)).cast("B")
+        self.cookie = raw.cast("Q")[0::4]
+        self.sector = raw.cast("Q")[1::4]
+        self.bytes = raw.cast("Q")[2::4]
+        self.page = raw.cast("I")[6::8]
+        self.op = raw[28::32]
+        self.status = raw.cast("h")[15::16]
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class Queue:
+    """A frontend's end of one ring over pages that are shared already.
+
+    Any thread may call exchange(); one is in the core at a time. A call that does not wait itself (`at_least` 0) wakes the
+    one that waits there, so a submission is never held up by another thread's slow I/O.
+    """
+
+    def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview, pool: memoryview,
+                 pool_refs: Sequence[int], abi: int = 64, flag: bool = False, handle: int = 0, max_ios: int = 1024,
+                 spin_ns: int = DEFAULT_SPIN_NS) -> None:
+        """Owns `core` from now on. `ring` was initialised before it was granted; `pool_refs` names a grant for each page
+        of `pool`. `handle` is the virtual device's number.
+        """
+        self._memory = [ffi.from_buffer("uint8_t[]", ring, require_writable=True),
+                        ffi.from_buffer("uint8_t[]", pool, require_writable=True)]
+        refs = ffi.new("uint32_t[]", list(pool_refs))
+        settings = ffi.new("struct xenpv_front_config *", {
+            "abi": abi, "flag": flag, "port": channel.port, "wait_fd": channel.fileno(),
+            "notify_fd": channel.notify_fileno(), "ring": self._memory[0], "ring_pages": ring.nbytes // PAGE_SIZE,
+            "pool": self._memory[1], "pool_refs": refs, "pool_pages": pool.nbytes // PAGE_SIZE, "handle": handle & 0xffff,
+            "max_ios": max_ios, "spin_ns": spin_ns,
+        })
+        error = ffi.new("int *")
+        self._front: Any = lib.xenpv_front_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
+        if self._front == ffi.NULL:
+            self._front = None
+            self._release()
+            raise LocalProtocolError(f"the ring cannot be used: {os.strerror(error[0])}")
+        self._accepted: Any = ffi.new("uint32_t *")
+        self._lock = threading.Lock()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of the ring and the pool. I/Os in flight are given up: end the device's connection first."""
+        with self._lock:
+            front, self._front = self._front, None
+            if front is not None:
+                lib.xenpv_front_close(front)
+                os.close(self._wake_fd)
+                self._release()
+
+    def _release(self) -> None:
+        for memory in self._memory:
+            ffi.release(memory)
+        self._memory = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def _enter(self, interrupt: bool) -> None:
+        """Take the lock. Who waits in the core with it is woken if we `interrupt`, and comes back for it after us."""
+        if self._lock.acquire(blocking=False):
+            return
+        if interrupt:
+            os.eventfd_write(self._wake_fd, 1)
+        self._lock.acquire()
+        if interrupt:
+            with contextlib.suppress(BlockingIOError):  # another thread that wanted in took the token with its own
+                os.eventfd_read(self._wake_fd)
+
+    def exchange(self, submit: IoArray, first: int, count: int, done: IoArray, *, at_least: int = 0,
+                 timeout: float | None = None) -> tuple[int, int]:
+        """Submit `count` records of `submit` from `first`, and wait until `at_least` I/Os are done.
+
+        Returns how many were accepted and how many stand in `done`, from its start. Fewer than `at_least` are done when
+        `timeout` seconds (None: for ever) are over, another thread wants in, or nothing is in flight. Raises
+        RemoteProtocolError when the backend broke the ring's rules, LocalProtocolError for a record that cannot be (those
+        before it are accepted), InterruptedError on a signal (what was submitted is accepted).
+        """
+        if first < 0 or count < 0 or first + count > len(submit):
+            raise LocalProtocolError("exchange: records outside the array")
+        wait = -1 if timeout is None else int(timeout * 1e9)
+        self._enter(interrupt=at_least == 0)
+        try:
+            if self._front is None:
+                raise ClosedError("the queue is closed")
+            n = lib.xenpv_front_exchange(self._front, submit.records + first, count, self._accepted,
+                                         done.records, len(done), at_least, wait, self._wake_fd)
+            accepted = int(self._accepted[0])
+        finally:
+            self._lock.release()
+        if n >= 0:
+            return accepted, int(n)
+        if n == -errno.EINTR:
+            raise InterruptedError
+        if n == -errno.EINVAL:
+            raise LocalProtocolError(f"I/O {first + accepted} cannot be: its operation, length or page is impossible")
+        raise RemoteProtocolError("the backend broke the ring's rules: the disk is disconnected")
+
+    @property
+    def pending(self) -> int:
+        """I/Os accepted and not yet returned by exchange()."""
+        return int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0
+
+    def stats(self) -> dict[str, Any]:
+        """The queue's counters; see `struct xenpv_front_stats` in core/api.h."""
+        with self._lock:
+            if self._front is None:
+                raise ClosedError("the queue is closed")
+            return decode_front(bytes(ffi.buffer(lib.xenpv_front_stats(self._front))))
