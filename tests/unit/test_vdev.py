@@ -10,7 +10,7 @@ from xenpv.errors import UsageError
 from xenpv.xenbus import MAX_VDEV, vdev_name, vdev_number
 
 TABLE = [
-    ("xvda", 51712), ("xvda1", 51713), ("xvda15", 51727), ("xvdb", 51728), ("xvdb2", 51730), ("xvdp", 202 << 8 | 15 << 4),
+    ("xvda", 51712), ("xvda1", 51713), ("xvda15", 51727), ("xvdb", 51728), ("xvdb2", 51730), ("xvdp", 51952),
     ("xvdq", 1 << 28 | 16 << 8), ("xvda16", 1 << 28 | 16), ("xvdz", 1 << 28 | 25 << 8), ("xvdaa", 1 << 28 | 26 << 8),
     ("xvdaz", 1 << 28 | 51 << 8), ("xvdba", 1 << 28 | 52 << 8), ("xvdzz", 1 << 28 | 701 << 8),
     ("xvdaaa", 1 << 28 | 702 << 8), ("xvdtq37", 1 << 28 | 536 << 8 | 37), ("xvda255", 1 << 28 | 255),
