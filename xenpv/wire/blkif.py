@@ -9,7 +9,7 @@ RULES
 - Whatever is written is whole: padding, and the part of a slot that the operation does not use, is zero (XSA-216).
 
 Source: xen/include/public/io/ring.h, blkif.h and protocols.h. All integers are little-endian. Sectors are 512 bytes
-each, whatever the disk's own sector size is (blkif.h, note 12 of Xen 4.20).
+each, whatever the disk's own sector size is, as later editions of blkif.h make plain.
 """
 
 from __future__ import annotations
