@@ -68,7 +68,7 @@ static int set_up(struct xenpv_back *back)
     if (error)
         return error == -1 ? -EACCES : error;
     error = xenpv_ring_attach(&back->ring, back->ring_map.memory, config->ring_pages * XENPV_PAGE_SIZE,
-                              xenpv_entry_size(config->abi), 1, (int)config->flag);
+                              XENPV_ENTRY_SIZE(config->abi), 1, (int)config->flag);
     if (error)
         return error;
     entries = back->ring.entries;
@@ -217,7 +217,7 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     response[XENPV_AT_RSP_OP] = slot->wire_op;
     xenpv_put_u16(response + XENPV_AT_RSP_STATUS, (uint16_t)(int16_t)status);
     xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
-    memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, xenpv_response_size(back->config.abi));
+    memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, XENPV_RESPONSE_SIZE(back->config.abi));
     back->ring.produced++;
     back->answered[back->answered_count++] = slot->index;
 }

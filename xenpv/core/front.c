@@ -66,7 +66,7 @@ static int set_up(struct xenpv_front *front)
     if (front->port.wait_fd < 0 || front->port.notify_fd < 0)
         return -errno;
     error = xenpv_ring_attach(&front->ring, config->ring, config->ring_pages * XENPV_PAGE_SIZE,
-                              xenpv_entry_size(config->abi), 0, (int)config->flag);
+                              XENPV_ENTRY_SIZE(config->abi), 0, (int)config->flag);
     if (error)
         return error;
     front->refs = calloc(config->pool_pages ? config->pool_pages : 1, sizeof *front->refs);

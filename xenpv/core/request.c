@@ -11,7 +11,7 @@ static int range_is_bad(const struct xenpv_back *back, uint64_t sector, uint64_t
 
 static int check_segments(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
 {
-    const uint8_t *at = raw + xenpv_at_segments(back->config.abi);
+    const uint8_t *at = raw + XENPV_AT_SEGMENTS(back->config.abi);
 
     for (unsigned i = 0; i < slot->segments; i++, at += XENPV_SEGMENT_BYTES) {
         uint8_t first = at[XENPV_AT_SEG_FIRST], last = at[XENPV_AT_SEG_LAST];
@@ -34,8 +34,8 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
     const struct xenpv_back_config *config = &back->config;
 
     slot->wire_op = slot->op = raw[XENPV_AT_OP];
-    slot->id = xenpv_get_u64(raw + xenpv_at_id(config->abi));
-    slot->sector = xenpv_get_u64(raw + xenpv_at_sector(config->abi));
+    slot->id = xenpv_get_u64(raw + XENPV_AT_ID(config->abi));
+    slot->sector = xenpv_get_u64(raw + XENPV_AT_SECTOR(config->abi));
     slot->segments = 0;
     slot->bytes = 0;
     slot->flush_first = 0;
@@ -54,7 +54,7 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
     case XENPV_OP_WRITE:
         break;
     case XENPV_OP_DISCARD: {
-        uint64_t sectors = xenpv_get_u64(raw + xenpv_at_nr_sectors(config->abi));
+        uint64_t sectors = xenpv_get_u64(raw + XENPV_AT_NR_SECTORS(config->abi));
         if (!config->discard || raw[XENPV_AT_NR_SEGMENTS] != 0) /* the byte is `flag` here: 1 asks for secure discard */
             return XENPV_RSP_EOPNOTSUPP;
         if (config->readonly || sectors == 0 || range_is_bad(back, slot->sector, sectors))

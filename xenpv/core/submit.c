@@ -44,10 +44,10 @@ static void issue_one(struct xenpv_front *front, uint32_t number)
     raw[XENPV_AT_OP] = io->io.op;
     xenpv_put_u16(raw + XENPV_AT_HANDLE, (uint16_t)front->config.handle);
     uint64_t id = (uint64_t)front->serial++ << 32 | slot;
-    xenpv_put_u64(raw + xenpv_at_id(abi), id);
-    xenpv_put_u64(raw + xenpv_at_sector(abi), io->io.op == XENPV_OP_FLUSH ? 0 : io->io.sector + io->issued / XENPV_SECTOR);
+    xenpv_put_u64(raw + XENPV_AT_ID(abi), id);
+    xenpv_put_u64(raw + XENPV_AT_SECTOR(abi), io->io.op == XENPV_OP_FLUSH ? 0 : io->io.sector + io->issued / XENPV_SECTOR);
     if (has_data(io->io.op)) {
-        uint8_t *at = raw + xenpv_at_segments(abi);
+        uint8_t *at = raw + XENPV_AT_SEGMENTS(abi);
         uint32_t page = io->io.page + (uint32_t)(io->issued / XENPV_PAGE_SIZE), segments = 0;
         if (left > REQUEST_BYTES)
             left = REQUEST_BYTES;
@@ -61,7 +61,7 @@ static void issue_one(struct xenpv_front *front, uint32_t number)
         raw[XENPV_AT_NR_SEGMENTS] = (uint8_t)segments;
     } else {
         if (io->io.op == XENPV_OP_DISCARD)
-            xenpv_put_u64(raw + xenpv_at_nr_sectors(abi), io->io.bytes / XENPV_SECTOR);
+            xenpv_put_u64(raw + XENPV_AT_NR_SECTORS(abi), io->io.bytes / XENPV_SECTOR);
         io->issued = io->io.bytes;
     }
     front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1 };
@@ -111,7 +111,7 @@ static int answer_one(struct xenpv_front *front)
     uint8_t raw[XENPV_MAX_RESPONSE];
 
     /* The one read of the backend's slot. */
-    memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed), xenpv_response_size(front->config.abi));
+    memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed), XENPV_RESPONSE_SIZE(front->config.abi));
     front->ring.consumed++;
     uint64_t id = xenpv_get_u64(raw + XENPV_AT_RSP_ID);
     uint32_t slot = (uint32_t)id;

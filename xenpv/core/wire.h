@@ -20,12 +20,19 @@ enum { XENPV_AT_OP = 0, XENPV_AT_NR_SEGMENTS = 1, XENPV_AT_HANDLE = 2,
        XENPV_AT_RSP_ID = 0, XENPV_AT_RSP_OP = 8, XENPV_AT_RSP_STATUS = 10,
        XENPV_AT_SEG_REF = 0, XENPV_AT_SEG_FIRST = 4, XENPV_AT_SEG_LAST = 5 };
 /* u64 is aligned to 4 on x86_32, so all that follows the handle moves down by four there. */
-static inline unsigned xenpv_at_id(uint32_t abi) { return abi == 64 ? 8 : 4; }
-static inline unsigned xenpv_at_sector(uint32_t abi) { return abi == 64 ? 16 : 12; }
-static inline unsigned xenpv_at_segments(uint32_t abi) { return abi == 64 ? 24 : 20; }
-static inline unsigned xenpv_at_nr_sectors(uint32_t abi) { return abi == 64 ? 24 : 20; } /* of a discard */
-static inline unsigned xenpv_entry_size(uint32_t abi) { return abi == 64 ? 112 : 108; }
-static inline unsigned xenpv_response_size(uint32_t abi) { return abi == 64 ? 16 : 12; }
+#define XENPV_AT_ID(abi) ((abi) == 64 ? 8u : 4u)
+#define XENPV_AT_SECTOR(abi) (XENPV_AT_ID(abi) + 8u)
+#define XENPV_AT_SEGMENTS(abi) (XENPV_AT_ID(abi) + 16u)
+#define XENPV_AT_NR_SECTORS(abi) XENPV_AT_SEGMENTS(abi) /* of a discard */
+#define XENPV_DISCARD_SIZE(abi) ((abi) == 64 ? 32u : 28u)
+/* INDIRECT: its operation, its number of segments where others have the handle, and the handle further down. */
+#define XENPV_AT_INDIRECT_OP 1u
+#define XENPV_AT_INDIRECT_NR_SEGMENTS 2u
+#define XENPV_AT_INDIRECT_HANDLE(abi) XENPV_AT_SEGMENTS(abi)
+#define XENPV_AT_INDIRECT_REFS(abi) (XENPV_AT_SEGMENTS(abi) + 4u)
+#define XENPV_INDIRECT_SIZE(abi) 64u
+#define XENPV_ENTRY_SIZE(abi) ((abi) == 64 ? 112u : 108u)
+#define XENPV_RESPONSE_SIZE(abi) ((abi) == 64 ? 16u : 12u)
 
 /* Unaligned little-endian loads and stores, on private memory only. */
 #define XENPV_ACCESS(name, type)                                                             \
