@@ -110,9 +110,8 @@ inside() {
     esac
     timed in_fresh 0 /root ./dev demo
     timed in_fresh 0 /root ./dev test
-    counts=$(grep '^passed [0-9]*, failed' "$root/said")
     timed in_fresh 1000 /home/user ./dev demo
-    say "tests there: $counts; all of it took $(($(date +%s) - begun)) s"
+    say "all of it took $(($(date +%s) - begun)) s"
 }
 
 case ${1:-} in
