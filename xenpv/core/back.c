@@ -98,6 +98,9 @@ static int set_up(struct xenpv_back *back)
     if (error)
         return error;
     take_over(back);
+    if (config->adopt)
+        /* A predecessor may have died between showing a response and notifying: the frontend would sleep for ever. */
+        back->hv->notify(back->hv, &back->port);
     xenpv_spin_init(&back->spin, config->spin_ns);
     back->stats->version = XENPV_STATS_VERSION;
     back->stats->magic = XENPV_STATS_MAGIC;

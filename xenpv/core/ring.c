@@ -64,8 +64,8 @@ int64_t xenpv_ring_available(struct xenpv_ring *ring)
     uint32_t waiting = index - ring->consumed;
 
     if (ring->back) {
-        /* Unanswered requests fill the ring: the frontend may not run ahead of our responses by more than its size. */
-        if (index - ring->produced > ring->entries)
+        /* Requests taken and not answered still fill their part of the ring; an index that went back is far ahead too. */
+        if (waiting > ring->entries - (ring->consumed - ring->produced))
             return -EPROTO;
     } else if (waiting > ring->published - ring->consumed) {
         return -EPROTO; /* an answer to what was never asked */
