@@ -3,13 +3,16 @@
 RULES
 1. A send sets pending; sends coalesce. A send to a port that nobody has bound is dropped.
 2. A pending, unmasked port is delivered: pending is cleared, the port is masked, a reader can take it.
-3. Masked lasts until the reader writes the port back; an event that comes meanwhile stays pending and is delivered then.
-4. Binding sets pending and starts unmasked (xen/common/event_channel.c, bind_interdomain). Death of the owner unbinds.
+3. Masked lasts until the reader writes the port back; an event that comes meanwhile stays pending and is delivered
+   then.
+4. Binding sets pending and starts unmasked (xen/common/event_channel.c, bind_interdomain). Death of the owner
+   unbinds.
 
 The emulated Xen's eventfd is the case of these rules in which delivery happens in the very step in which it is read.
 """
 
-__all__ = ["BOUND", "DELIVERED", "MASKED", "PENDING", "bound", "can_deliver", "cleared", "delivered", "sent", "taken", "unmasked"]
+__all__ = ["BOUND", "DELIVERED", "MASKED", "PENDING", "bound", "can_deliver", "cleared", "delivered", "sent", "taken",
+           "unmasked"]
 
 BOUND, PENDING, MASKED, DELIVERED = 1, 2, 4, 8
 

@@ -1,14 +1,14 @@
 """Two processes at one ring: what can happen next, in every state.
 
-RULES of the reduction (test_machine.py compares verdicts with and without it)
-1. A step that nobody else can see, help or hinder is taken at once: a store into the own buffer, a fence with nothing to wait
-   for, a free choice, a load of a cell that nobody else writes, a hand-over noted in a private cell, the writing back of a port, waking
-   by a delivered event.
-   Every order of such a step and another process's steps leads to the same state.
-2. A crash stands beside such a step, never behind it: before the store and after it are two different deaths. It commutes with
-   what others do, for an event sent before it is lost with the port and one sent after it is dropped.
-3. What a property counts is counted at steps that are never taken early: a notification at its sending, a sleep when the wish
-   for an event reaches memory.
+RULES of the reduction (test_scheduler.py compares verdicts with and without it)
+1. A step that nobody else can see, help or hinder is taken at once: a store into the own buffer, a fence with nothing
+   to wait for, a free choice, a load of a cell that nobody else writes, a hand-over noted in a private cell, the
+   writing back of a port, waking by a delivered event. Every order of such a step and another process's steps leads
+   to the same state.
+2. A crash stands beside such a step, never behind it: before the store and after it are two different deaths. It
+   commutes with what others do, for an event sent before it is lost with the port and one sent after it is dropped.
+3. What a property counts is counted at steps that are never taken early: a notification at its sending, a sleep when
+   the wish for an event reaches memory.
 """
 
 from dataclasses import dataclass, replace
@@ -117,7 +117,8 @@ class RingMachine:
     def _crash(self, state: _State, found: list[Step]) -> None:
         """The backend may die anywhere: its stores still land, its port is closed, a successor begins."""
         if state.crashes and state.at[ring.BACK]:
-            after = state._replace(at=(state.at[ring.FRONT], 0), ports=(state.ports[ring.FRONT], 0), crashes=state.crashes - 1)
+            after = state._replace(at=(state.at[ring.FRONT], 0), ports=(state.ports[ring.FRONT], 0),
+                                   crashes=state.crashes - 1)
             found.append(Step(("back  crashes",), after, None, False))
 
     def _unseen(self, state: _State, who: int, op: ops.Op) -> bool:
@@ -197,10 +198,10 @@ class RingMachine:
     def _sleep_begins(self, ledger: Ledger, address: int, value: int) -> Ledger:
         """One more notification may be sent for each time that a consumer asks for an event."""
         if self.scenario.flag:
-            asked = {ring.BACK_WORD: ring.REQUESTS, ring.FRONT_WORD: ring.RESPONSES}.get(address) if not value & 1 else None
+            asked = {ring.BACK_WORD: ring.REQUESTS, ring.FRONT_WORD: ring.RESPONSES}.get(address)
         else:
             asked = {ring.REQ_EVENT: ring.REQUESTS, ring.RSP_EVENT: ring.RESPONSES}.get(address)
-        if asked is None:
+        if asked is None or (self.scenario.flag and value & 1):
             return ledger
         return _put(ledger, asked, ledger[asked]._replace(credit=ledger[asked].credit + 1))
 
@@ -210,7 +211,8 @@ class RingMachine:
         last = ring.RESPONSES if self.scenario.whole else ring.REQUESTS
         if state.ledger[last].taken == self.scenario.messages:
             return None
-        for who, prod, stream in ((ring.BACK, ring.REQ_PROD, ring.REQUESTS), (ring.FRONT, ring.RSP_PROD, ring.RESPONSES)):
+        for who, prod, stream in ((ring.BACK, ring.REQ_PROD, ring.REQUESTS),
+                                  (ring.FRONT, ring.RSP_PROD, ring.RESPONSES)):
             op = self.programs[who].op(state.at[who])
             published = state.cells[prod] - self.scenario.start & MASK
             if op is not None and op.kind == ops.WAIT and published > state.ledger[stream].taken:

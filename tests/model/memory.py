@@ -7,7 +7,8 @@ RULES
    store-release overtakes nothing. Under both, loads happen in program order.
 4. A fence passes when the buffer is empty.
 
-Memory is a tuple of u32 cells; a buffer a tuple of (cell, value, is it a release), oldest first. Nothing is changed in place.
+Memory is a tuple of u32 cells; a buffer a tuple of (cell, value, is it a release), oldest first. Nothing is changed
+in place.
 """
 
 from enum import Enum

@@ -1,14 +1,8 @@
-"""The algorithm with one fault each. A class states the fault; MUTANTS says where and by which property it must be caught."""
+"""The algorithm with one fault each, a class a fault; mutant_table.py says which property must catch it."""
 
-from typing import NamedTuple
-
-from .machine import Scenario
-from .memory import Order
 from .operations import Process, Steps, bind, clear, consume, fence, load, notify, release, store, unmask, wait
-from .properties import EXACTLY_ONCE, INTACT, MASK, NO_LOST_WAKE_UP, ONE_NOTIFICATION
+from .properties import MASK
 from .ring_model import BACK, ENTRIES, REQUESTS, REQ_PROD, RSP_PROD, SLOTS, Ring
-
-__all__ = ["HARMLESS", "MUTANTS", "Mutant", "STANDARD", "FLAG"]
 
 
 # publish
@@ -237,7 +231,7 @@ class EventClearedBeforeWait(Ring):
 # attaching
 
 class StaleRunning(Ring):
-    """The successor believes that it is SLEEPING and leaves its predecessor's RUNNING in the page; no event mends it."""
+    """The successor believes that it is SLEEPING and leaves a stale RUNNING in the page; no event mends it."""
 
     binding_pends = False
 
@@ -254,7 +248,7 @@ class StaleRunning(Ring):
 
 
 class StaleRunningCounted(Ring):
-    """The successor keeps its state beside the word, begins as SLEEPING and adds one for each change: RUNNING reads as even."""
+    """The successor begins as SLEEPING and adds one for each change, whatever stood there: RUNNING may read as even."""
 
     awake = False
 
@@ -318,7 +312,7 @@ class NoJournal(Ring):
 
 
 class NoNotifyAtAttach(Ring):
-    """The successor stays silent, and the frontend waits for a response whose notification died with the predecessor."""
+    """The successor stays silent; the frontend waits for a response whose notification died with the predecessor."""
 
     def notify_at_attach(self) -> Steps[None]:
         yield from ()
@@ -348,61 +342,3 @@ class AttachWaitsForBinding(AttachSleepsFirst):
     """Waiting before the first look is saved by binding, which sets the port pending."""
 
     binding_pends = True
-
-
-WRAP = 0xfffffffe
-STANDARD = Scenario(flag=False, start=WRAP)
-FLAG = Scenario(flag=True, start=WRAP, word=WRAP)
-STANDARD_CRASH = STANDARD.but(crashes=1)
-FLAG_CRASH = FLAG.but(crashes=1)
-STANDARD_PSO = STANDARD.but(order=Order.PSO)
-FLAG_PSO = FLAG.but(order=Order.PSO)
-WHOLE_STANDARD_CRASH = STANDARD.but(whole=True, messages=1, crashes=1)
-WHOLE_FLAG_CRASH = FLAG.but(whole=True, messages=1, crashes=1)
-
-
-class Mutant(NamedTuple):
-    """A fault, the bounds within which it shows, and the property that it breaks there."""
-
-    kind: type[Ring]
-    scenario: Scenario
-    caught_by: str
-
-
-def _both(kind: type[Ring], caught_by: str, standard: Scenario = STANDARD, flag: Scenario = FLAG) -> list[Mutant]:
-    return [Mutant(kind, standard, caught_by), Mutant(kind, flag, caught_by)]
-
-
-MUTANTS = [
-    *_both(NoFenceInPublish, NO_LOST_WAKE_UP),
-    *_both(FenceBeforeIndex, NO_LOST_WAKE_UP),
-    *_both(WishReadBeforeIndex, NO_LOST_WAKE_UP),
-    *_both(NotifyBeforePublish, NO_LOST_WAKE_UP),
-    *_both(IndexBeforeEntry, INTACT),
-    *_both(IndexNotReleased, INTACT, STANDARD_PSO, FLAG_PSO),
-    Mutant(SignedDifference, STANDARD, NO_LOST_WAKE_UP),
-    Mutant(TwoStateWord, FLAG.but(word=0), ONE_NOTIFICATION),
-    Mutant(TwoStateWordRemembered, FLAG.but(word=0), NO_LOST_WAKE_UP),
-    *_both(NoFenceInArm, NO_LOST_WAKE_UP),
-    *_both(FenceBeforeWish, NO_LOST_WAKE_UP),
-    *_both(NoSecondLook, NO_LOST_WAKE_UP),
-    *_both(LookBeforeWish, NO_LOST_WAKE_UP),
-    *_both(SleepsWithoutWish, NO_LOST_WAKE_UP),
-    Mutant(EventAtCons, STANDARD, NO_LOST_WAKE_UP),
-    *_both(SignedAvailable, NO_LOST_WAKE_UP),
-    *_both(EntryReadBeforeIndex, INTACT),
-    *_both(SlotGivenBackEarly, INTACT),
-    Mutant(WakesWithoutRun, FLAG, NO_LOST_WAKE_UP),
-    *_both(PortNotWrittenBack, NO_LOST_WAKE_UP),
-    *_both(EventClearedBeforeWait, NO_LOST_WAKE_UP),
-    Mutant(StaleRunning, FLAG_CRASH, NO_LOST_WAKE_UP),
-    Mutant(StaleRunningCounted, FLAG_CRASH, NO_LOST_WAKE_UP),
-    Mutant(EpochRestarts, FLAG_CRASH.but(word=0), NO_LOST_WAKE_UP),
-    *_both(AttachSleepsFirst, NO_LOST_WAKE_UP, STANDARD_CRASH, FLAG_CRASH),
-    *_both(AttachAtProducer, EXACTLY_ONCE, STANDARD_CRASH, FLAG_CRASH),
-    *_both(NoJournal, INTACT, WHOLE_STANDARD_CRASH, WHOLE_FLAG_CRASH),
-    *_both(NoNotifyAtAttach, NO_LOST_WAKE_UP, WHOLE_STANDARD_CRASH, WHOLE_FLAG_CRASH),
-]
-
-HARMLESS = [(kind, scenario) for kind in (WrittenBackBeforeArm, BindingDoesNotPend, AttachWaitsForBinding)
-            for scenario in (STANDARD.but(crashes=1, messages=2), FLAG.but(crashes=1, messages=2))]

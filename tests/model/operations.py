@@ -1,13 +1,13 @@
 """What a process of the model may do: one operation a step.
 
-A process is a generator that yields operations and is sent each one's result. Between two operations it runs alone; whatever
-else can happen, happens at the operations.
+A process is a generator that yields operations and is sent each one's result. Between two operations it runs alone;
+whatever else can happen, happens at the operations.
 """
 
 from typing import Generator, NamedTuple, TypeVar
 
-__all__ = ["Op", "Process", "Steps", "bind", "choose", "clear", "consume", "fence", "load", "notify", "release", "room", "store",
-           "unmask", "wait"]
+__all__ = ["Op", "Process", "Steps", "bind", "choose", "clear", "consume", "fence", "load", "notify", "release", "room",
+           "store", "unmask", "wait"]
 
 LOAD, STORE, RELEASE, FENCE, CHOOSE, ROOM, CONSUME, NOTIFY, WAIT, UNMASK, BIND, CLEAR = range(12)
 
@@ -25,7 +25,8 @@ class Op(NamedTuple):
         return _NAMES[self.kind] + "".join(f" {n:#x}" if n > 0xffff else f" {n}" for n in self[1:5] if n != -1)
 
 
-_NAMES = ("load", "store", "store-release", "fence", "choose", "room", "consume", "notify", "wait", "unmask", "bind", "clear")
+_NAMES = ("load", "store", "store-release", "fence", "choose", "room", "consume", "notify", "wait", "unmask",
+          "bind", "clear")
 
 Result = TypeVar("Result")
 Steps = Generator[Op, int, Result]
@@ -58,7 +59,7 @@ def choose(count: int) -> Op:
 
 
 def room(address: int, produced: int, entries: int) -> Op:
-    """Blocks until fewer than `entries` lie between the index in the cell and `produced`. Orders nothing, costs no event."""
+    """Blocks until fewer than `entries` lie between the cell's index and `produced`. Orders nothing, costs no event."""
     return Op(ROOM, address, produced, entries)
 
 

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-__all__ = ["ENDS", "EXACTLY_ONCE", "INTACT", "Ledger", "NO_DEADLOCK", "NO_LOST_WAKE_UP", "ONE_NOTIFICATION", "Stream", "value_of"]
+__all__ = ["ENDS", "EXACTLY_ONCE", "INTACT", "Ledger", "NO_DEADLOCK", "NO_LOST_WAKE_UP", "ONE_NOTIFICATION", "Stream",
+           "value_of"]
 
 NO_LOST_WAKE_UP = "no lost wake-up: nobody sleeps without an event pending while messages are published for him"
 NO_DEADLOCK = "no deadlock: a run stops only when every message is consumed"
@@ -15,12 +16,12 @@ MASK = 0xffffffff
 
 
 def value_of(stream: int, start: int, index: int) -> int:
-    """The message that belongs at an index: never 0, which is what fresh memory holds, and never equal in two streams."""
+    """The message that belongs at an index: never 0, which fresh memory holds, and never equal in two streams."""
     return 100 * stream + (index - start & MASK) + 1
 
 
 class Stream(NamedTuple):
-    """One direction. `credit` is how many more notifications its producer may send: one for each sleep of its consumer."""
+    """One direction. `credit`: how many more notifications its producer may send, one a sleep of its consumer."""
 
     taken: int = 0
     credit: int = 1

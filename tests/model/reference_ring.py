@@ -1,8 +1,9 @@
-"""The ring's three verbs in plain Python over a bytearray: one process, no memory order, for comparison with the core.
+"""The ring's three verbs in plain Python over a bytearray: one process, no memory order, for comparison with the
+core.
 
 RULES (source: xen/include/public/io/ring.h; bytes 32 and 36 are the notify-suppression flag's)
-1. Header, u32 little-endian: req_prod @0, req_event @4, rsp_prod @8, rsp_event @12, backend word @32, frontend word @36;
-   entries from @64. A front consumes responses and produces requests, a back the reverse.
+1. Header, u32 little-endian: req_prod @0, req_event @4, rsp_prod @8, rsp_event @12, backend word @32, frontend word
+   @36; entries from @64. A front consumes responses and produces requests, a back the reverse.
 2. Every difference is taken modulo 2^32.
 3. A producer index that the peer cannot have reached is -EPROTO.
 """

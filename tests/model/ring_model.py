@@ -5,21 +5,22 @@ RULES (sources: xen/include/public/io/ring.h; the flag: docs on the notify-suppr
 2. publish: entries first; the producer index by store-release; a full fence; only then read what the peer asked for.
    Standard mode: notify if the peer's event index lies in (old, new]. Flag mode: notify if the peer's word is even
    (SLEEPING) and is not the value already notified for.
-3. arm: say that an event is wanted (standard: event = consumed + 1; flag: an odd word becomes even, plus one); a full fence;
-   look again. What the look finds is served without sleep.
-4. The word: even SLEEPING, odd RUNNING, every change adds one, only its owner writes it. Whoever wakes, for whatever reason,
-   makes it odd before he looks. Attaching counts as an event: take the word as it stands, make it odd, drain, and only then
-   think of sleep. It never starts again from zero.
+3. arm: say that an event is wanted (standard: event = consumed + 1; flag: an odd word becomes even, plus one); a full
+   fence; look again. What the look finds is served without sleep.
+4. The word: even SLEEPING, odd RUNNING, every change adds one, only its owner writes it. Whoever wakes, for whatever
+   reason, makes it odd before he looks. Attaching counts as an event: take the word as it stands, make it odd, drain,
+   and only then think of sleep. It never starts again from zero.
 5. A port is written back after the second look and before the wait.
-6. A request is noted in the journal before its slot is used again; an attaching backend believes the journal, not the slot.
+6. A request is noted in the journal before its slot is used again; an attaching backend believes the journal, not the
+   slot.
 7. An attaching backend notifies the frontend once: its predecessor may have died between publishing and notifying.
 """
 
 from .operations import Process, Steps, bind, choose, consume, fence, load, notify, release, room, store, unmask, wait
 from .properties import MASK, value_of
 
-__all__ = ["BACK", "BACK_WORD", "ENTRIES", "FRONT", "FRONT_WORD", "JOURNAL", "REQUESTS", "REQ_EVENT", "REQ_PROD", "RESPONSES",
-           "RSP_EVENT", "RSP_PROD", "Ring", "SLOTS", "fresh_page"]
+__all__ = ["BACK", "BACK_WORD", "ENTRIES", "FRONT", "FRONT_WORD", "JOURNAL", "REQUESTS", "REQ_EVENT", "REQ_PROD",
+           "RESPONSES", "RSP_EVENT", "RSP_PROD", "Ring", "SLOTS", "fresh_page"]
 
 ENTRIES = 2
 REQ_PROD, REQ_EVENT, RSP_PROD, RSP_EVENT, BACK_WORD, FRONT_WORD = range(6)
@@ -137,7 +138,7 @@ class Ring:
                 yield from self.publish_and_notify(BACK)
 
     def consumer(self) -> Process:
-        """Consumes for ever. A message is consumed and its slot given back in one step, so a successor goes on behind it."""
+        """Consumes for ever. Consuming a message gives its slot back in the same step; a successor goes on behind."""
         yield bind(BACK)
         yield from self.attach()
         while True:

@@ -1,14 +1,14 @@
 """Generators as processes whose state can be compared, and the search through all states.
 
 RULES
-1. A process's state is where each of its nested generators stands and what their locals hold. So that nothing hides outside
-   the locals, a process yields only as a whole statement or the whole right side of an assignment, and has no `for` loop
-   around a yield (test_scheduler.py reads the sources for it).
-2. A generator cannot be copied. A state is reached again by running a new generator through the results that led to it once;
-   each step of each state is computed once and then looked up.
-3. The search is breadth first, so that the trace of a fault is a shortest one.
-4. A step that the algorithm may not count on (a crash, a spurious wake) is marked; a state from which only such steps lead on
-   is an end.
+1. A process's state is where each of its nested generators stands and what their locals hold. So that nothing hides
+   outside the locals, a process yields only as a whole statement or the whole right side of an assignment, and has no
+   `for` loop around a yield (test_scheduler.py reads the sources for it).
+2. A generator cannot be copied. A state is reached again by running a new generator through the results that led to
+   it once; each step of each state is computed once and then looked up.
+3. The search is breadth first, so that the trace of a fault is a short one.
+4. A step that the algorithm may not count on (a crash, a spurious wake) is marked; a state from which only such steps
+   lead on is an end.
 """
 
 import gc
@@ -107,7 +107,7 @@ class Machine(Protocol):
 
 
 class Report(NamedTuple):
-    """What a search found: for each broken property the steps of a shortest run that breaks it."""
+    """What a search found: for each broken property the steps of a run that breaks it."""
 
     states: int
     transitions: int
@@ -116,7 +116,8 @@ class Report(NamedTuple):
 
     def explain(self) -> str:
         """The traces, for a person."""
-        return "\n".join(f"{name}\n    " + "\n    ".join(trace) for name, trace in self.broken.items()) or "all properties hold"
+        found = (f"{name}\n    " + "\n    ".join(trace) for name, trace in self.broken.items())
+        return "\n".join(found) or "all properties hold"
 
 
 def explore(machine: Machine, wanted: str | None = None, limit: int = 2_000_000) -> Report:
@@ -133,8 +134,8 @@ def explore(machine: Machine, wanted: str | None = None, limit: int = 2_000_000)
 def search(machine: Machine, wanted: str | None, limit: int) -> Report:
     """Visit every state; stop early only when `wanted` is found broken.
 
-    A run is not followed beyond the step that breaks a property. Raises RuntimeError when more than `limit` states turn up:
-    a search that was cut short must not look like a proof.
+    A run is not followed beyond the step that breaks a property. Raises RuntimeError when more than `limit` states turn
+    up: a search that was cut short must not look like a proof.
     """
     first = machine.initial()
     numbers: dict[State, int] = {first: 0}

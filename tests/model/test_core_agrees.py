@@ -1,4 +1,4 @@
-"""The C core's verbs and the reference give the same answers and leave the same page, on random walks and random pages."""
+"""The C core's verbs and the reference give the same answers and leave the same page, on random walks and pages."""
 
 from random import Random
 from types import ModuleType
@@ -43,7 +43,8 @@ class Pair:
     def check(self) -> None:
         """State and page are equal."""
         fields = FIELDS if self.reference.flag else tuple(name for name in FIELDS if name != "word")
-        assert {name: getattr(self.core, name) for name in fields} == {name: getattr(self.reference, name) for name in fields}
+        for name in fields:
+            assert getattr(self.core, name) == getattr(self.reference, name), name
         if self.reference.notified_any:
             assert (self.core.notified_any, self.core.notified_for) == (1, self.reference.notified_for)
         assert bytes(ffi.buffer(self.page, SIZE)) == bytes(self.copy)
@@ -149,7 +150,7 @@ def test_random_pages_of_a_hostile_peer() -> None:
 
 
 def _jump(random: Random, mine: ReferenceRing) -> bytes:
-    """A producer index forward from where this end has consumed: near, far, or just outside. Back is the next test's."""
+    """A producer index forward from where this end has consumed: near, far, or just outside. Back: the next test."""
     reach = random.choice((random.randint(0, 3), random.randint(0, 9), (1 << 31) - 1))
     return (mine.consumed + reach & MASK).to_bytes(4, "little")
 
