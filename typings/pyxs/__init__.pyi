@@ -1,0 +1,1 @@
+"""pyxs 0.4.1, as far as xenpv uses it."""
