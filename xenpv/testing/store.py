@@ -43,6 +43,7 @@ def refused(kind: type[Exception], claim: str) -> Iterator[None]:
 def place(make: Maker, base: str) -> Iterator[Store]:
     """A connection, with an empty `base`."""
     with make() as store:
+        store.mkdir(base)  # first, since what is left of an earlier run is only removable below a node that is there
         store.remove(base)
         store.mkdir(base)
         try:
