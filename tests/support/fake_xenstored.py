@@ -1,7 +1,7 @@
 """A scripted xenstored on a Unix socket: raw wire, no pyxs, and it misbehaves when told to.
 
-A script is a list of steps. Each request, from whatever connection, takes the next one; when none is left, `serve` answers
-as a store would in which every node reads ``value``. A step is called with the connection and the request.
+A script is a list of steps. Each request, from whatever connection, takes the next one; when none is left, `serve`
+answers as a store would in which every node reads ``value``. A step is called with the connection and the request.
 """
 
 from __future__ import annotations

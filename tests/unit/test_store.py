@@ -2,14 +2,14 @@
 
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import pytest
 
 from tests.support import fake_xenstored as fake
-from tests.support.fake_xenstored import FakeXenstored, Step, error, reply
+from tests.support.fake_xenstored import FakeXenstored, error, reply
 from xenpv.domain import Store, Transaction
 from xenpv.errors import (AccessDeniedError, ClosedError, ConflictError, NoEntryError, QuotaError, StoreConnectionError,
                           StoreError)
@@ -17,23 +17,9 @@ from xenpv.store import XenStore
 from xenpv.store.connection import Connection, Op, Packet, SocketConnection, Transport
 from xenpv.store.router import Router
 
+pytest_plugins = ["tests.support.stores"]
+
 Serve = Callable[..., tuple[FakeXenstored, XenStore]]
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    opened: list[FakeXenstored | XenStore] = []
-
-    def start(*script: Step, timeout: float = 10.0, reconnect: float | None = 10.0) -> tuple[FakeXenstored, XenStore]:
-        server = FakeXenstored(tmp_path / "socket", *script)
-        opened.append(server)
-        store = XenStore(server.path, timeout=timeout, reconnect=reconnect)
-        opened.append(store)
-        return server, store
-
-    yield start
-    for thing in reversed(opened):
-        thing.close()
 
 
 def test_it_is_a_store(serve: Serve) -> None:
@@ -329,7 +315,7 @@ def test_a_descriptor_beyond_1023(serve: Serve) -> None:
     if hard != resource.RLIM_INFINITY and hard < 1200:
         pytest.skip(f"only {hard} descriptors allowed here")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
-    files = []
+    files: list[IO[bytes]] = []
     try:
         while not files or files[-1].fileno() < 1024:
             files.append(open("/dev/null", "rb"))

@@ -88,7 +88,8 @@ def test_no_transaction_has_such_an_id(payload: bytes) -> None:
         rules.parse_transaction("start transaction", payload)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\0\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0more\0", b"a b\0t\0", b"\xff\0t\0"])
+@pytest.mark.parametrize("payload", [b"", b"\0\0", b"/a", b"/a\0", b"/a\0t", b"/a\0t\0more\0", b"a b\0t\0",
+                                     b"\xff\0t\0"])
 def test_malformed_events(payload: bytes) -> None:
     assert rules.parse_event(payload) is None
 

@@ -251,13 +251,14 @@ def check_watch_events(make: Maker, base: str = BASE) -> None:
         with store.watch(f"{base}/a") as watch:
             expect(watch, f"{base}/a")
             require(watch.wait(0) is None, "the first event comes once")
-            for path, change in ((f"{base}/a", lambda: other.write(f"{base}/a", b"1")),
-                                 (f"{base}/a", lambda: other.write(f"{base}/a", b"1")),
-                                 (f"{base}/a/b", lambda: other.mkdir(f"{base}/a/b")),
-                                 (f"{base}/a/b/c", lambda: other.write(f"{base}/a/b/c", b"")),
-                                 (f"{base}/a/b", lambda: other.remove(f"{base}/a/b")),
-                                 (f"{base}/a", lambda: other.set_permissions(
-                                     f"{base}/a", store.get_permissions(f"{base}/a")))):
+            changes: tuple[tuple[str, Callable[[], None]], ...] = (
+                (f"{base}/a", lambda: other.write(f"{base}/a", b"1")),
+                (f"{base}/a", lambda: other.write(f"{base}/a", b"1")),
+                (f"{base}/a/b", lambda: other.mkdir(f"{base}/a/b")),
+                (f"{base}/a/b/c", lambda: other.write(f"{base}/a/b/c", b"")),
+                (f"{base}/a/b", lambda: other.remove(f"{base}/a/b")),
+                (f"{base}/a", lambda: other.set_permissions(f"{base}/a", store.get_permissions(f"{base}/a"))))
+            for path, change in changes:
                 change()
                 expect(watch, path)
             other.write(f"{base}/ab", b"")
