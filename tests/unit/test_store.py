@@ -42,6 +42,13 @@ def test_text_is_written_as_utf8(serve: Serve) -> None:
     assert server.requests[0].payload == b"/a\0caf\xc3\xa9"
 
 
+def test_a_number_is_no_value(serve: Serve) -> None:
+    server, store = serve()
+    with pytest.raises(TypeError):
+        store.write("/a", cast(bytes, 5))
+    assert not server.requests
+
+
 def test_the_largest_value_goes_and_a_larger_one_does_not(serve: Serve) -> None:
     server, store = serve()
     store.write("/a", b"x" * 4093)
@@ -200,6 +207,13 @@ def test_a_conflict_is_retried(serve: Serve) -> None:
     server, store = serve(fake.serve, fake.serve, error(b"EAGAIN"))
     store.transact(write_one)
     assert server.ops() == [fake.TRANSACTION_START, fake.WRITE, fake.TRANSACTION_END] * 2
+
+
+def test_a_conflict_before_the_commit_is_retried_too(serve: Serve) -> None:
+    server, store = serve(fake.serve, error(b"EAGAIN"))
+    store.transact(write_one)
+    assert server.ops() == [fake.TRANSACTION_START, fake.WRITE, fake.TRANSACTION_END] * 2
+    assert [server.requests[index].payload for index in (2, 5)] == [b"F\0", b"T\0"]
 
 
 def test_conflicts_without_end_are_not_retried_without_end(serve: Serve) -> None:

@@ -224,6 +224,19 @@ def test_a_watch_that_is_refused_again_says_so(serve: Serve) -> None:
         assert good.wait(10) == "/b"
 
 
+def test_a_watch_closed_while_it_is_registered_again(serve: Serve) -> None:
+    held: list[tuple[Peer, Request]] = []
+    server, store = serve(fake.serve, lambda peer, request: held.append((peer, request)))
+    watch = store.watch("/a")
+    assert watch.wait(10) == "/a"
+    server.connections[0].close()
+    until(lambda: bool(held))
+    watch.close()
+    fake.serve(*held[0])
+    assert store.read("/x") == b"value"
+    assert server.ops() == [fake.WATCH, fake.WATCH, fake.UNWATCH, fake.READ]
+
+
 def test_a_connection_that_breaks_while_watches_are_registered(serve: Serve) -> None:
     server, store = serve(fake.serve, drop, silence)
     with store.watch("/a") as watch:

@@ -51,7 +51,7 @@ class Verbs:
 
     def write(self, path: str, value: bytes | str) -> None:
         """Set the value, of any bytes or none (str: as UTF-8). Nodes that are missing on the way are made."""
-        data = value.encode() if isinstance(value, str) else bytes(value)
+        data = value.encode() if isinstance(value, str) else memoryview(value).tobytes()  # bytes(5) would be five NULs
         subject = f"write {short(path)}"
         parse_ok(subject, self._call(Op.WRITE, subject, check_path("write", path) + data))
 
