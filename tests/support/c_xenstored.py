@@ -1,48 +1,28 @@
 """Xen's own C xenstored, run without Xen: what it asks of a hypervisor comes from no_xen.c, preloaded."""
 
 import os
-import shutil
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SHIM = Path(__file__).with_name("no_xen.c")
-
-
-class Missing(Exception):
-    """What this machine lacks to run it."""
-
-
-def program() -> Path:
-    """The daemon, where Debian (xen-utils-4.17) or a build of Xen puts it."""
-    for path in (*sorted(Path("/usr/lib").glob("xen-*/bin/xenstored")), Path("/usr/local/sbin/xenstored")):
-        if os.access(path, os.X_OK):
-            return path
-    raise Missing("no xenstored here (Debian: xen-utils-4.17)")
+STAND_IN = Path(__file__).with_name("no_xen.c")
 
 
 @contextmanager
-def c_xenstored(place: Path) -> Iterator[str]:
-    """Run it in the directory `place`; gives the socket's path. Raises Missing."""
-    daemon_path = program()
-    if (compiler := shutil.which("cc")) is None:
-        raise Missing("no C compiler for the stand-in of Xen's libraries (Debian: gcc libc6-dev)")
-    shim = place / "no_xen.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, SHIM, "-ldl"], check=True)
+def c_xenstored(program: Path, place: Path, until: Callable[..., None]) -> Iterator[str]:
+    """Run `program` in the directory `place`; gives the socket's path. `until` is the fixture."""
+    library = place / "no_xen.so"
+    subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o", library, STAND_IN, "-ldl"], check=True)
     environment = os.environ | {"XENSTORED_RUNDIR": str(place), "XENSTORED_ROOTDIR": str(place),
-                                "LD_PRELOAD": str(shim)}
+                                "LD_PRELOAD": str(library)}
     environment.pop("XENSTORED_PATH", None)
-    with subprocess.Popen([daemon_path, "-N"], env=environment, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE) as daemon:
+    with open(place / "log", "wb") as log, \
+            subprocess.Popen([program, "-N"], env=environment, stdout=log, stderr=log) as daemon:
         try:
-            deadline = time.monotonic() + 10
-            while not (place / "socket").exists():
-                if daemon.poll() is not None or time.monotonic() > deadline:
-                    daemon.kill()
-                    raise Missing(f"xenstored does not run here: {daemon.communicate()[1].decode(errors='replace')}")
-                time.sleep(0.01)
+            until(lambda: (place / "socket").exists() or daemon.poll() is not None, "xenstored's socket")
+            if daemon.poll() is not None:
+                raise AssertionError(f"xenstored ended: {(place / 'log').read_text(errors='replace')}")
             yield str(place / "socket")
         finally:
             daemon.kill()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -176,12 +175,3 @@ class FakeXenstored:
                 step(peer, request)
             except OSError:
                 return
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until `holds`, at most 10 s."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        if time.monotonic() > deadline:
-            raise AssertionError("not within 10 s")
-        time.sleep(0.002)

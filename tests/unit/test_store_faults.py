@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import fake_xenstored as fake
-from tests.support.fake_xenstored import HEADER, FakeXenstored, Peer, Request, Step, drop, error, raw, silence, until
+from tests.support.fake_xenstored import HEADER, FakeXenstored, Peer, Request, Step, drop, error, raw, silence
 from xenpv.errors import ClosedError, StoreConnectionError, StoreError, StoreTimeoutError
 from xenpv.store import XenStore
 from xenpv.store.router import UNANSWERED_MAX
@@ -19,6 +19,7 @@ from xenpv.store.router import UNANSWERED_MAX
 pytest_plugins = ["tests.support.stores"]
 
 Serve = Callable[..., tuple[FakeXenstored, XenStore]]
+Until = Callable[..., None]
 
 
 def wrong_id(peer: Peer, request: Request) -> None:
@@ -178,13 +179,13 @@ def test_watches_are_registered_again_and_fire_once_more(serve: Serve) -> None:
                                         for index, request in enumerate(server.requests[:2])]
 
 
-def test_a_request_waits_while_the_daemon_restarts(tmp_path: Path) -> None:
+def test_a_request_waits_while_the_daemon_restarts(tmp_path: Path, until: Until) -> None:
     first = FakeXenstored(tmp_path / "s")
     with XenStore(tmp_path / "s", timeout=10) as store, store.watch("/a") as watch:
         assert watch.wait(10) == "/a"
         first.close()
         answers: list[bytes] = []
-        until(lambda: store._router._state.name == "LOST")
+        until(lambda: store._router._state.name == "LOST", "the loss")
         reader = threading.Thread(target=lambda: answers.append(store.read("/a")))
         reader.start()
         with FakeXenstored(tmp_path / "s") as second:
@@ -194,11 +195,11 @@ def test_a_request_waits_while_the_daemon_restarts(tmp_path: Path) -> None:
             assert watch.wait(10) == "/a"
 
 
-def test_a_request_does_not_wait_longer_than_its_time(tmp_path: Path) -> None:
+def test_a_request_does_not_wait_longer_than_its_time(tmp_path: Path, until: Until) -> None:
     server = FakeXenstored(tmp_path / "s")
     with XenStore(tmp_path / "s", timeout=0.05, reconnect=None) as store:
         server.close()
-        until(lambda: store._router._state.name == "LOST")
+        until(lambda: store._router._state.name == "LOST", "the loss")
         with pytest.raises(StoreConnectionError, match="no connection"):
             store.read("/a")
 
@@ -224,13 +225,13 @@ def test_a_watch_that_is_refused_again_says_so(serve: Serve) -> None:
         assert good.wait(10) == "/b"
 
 
-def test_a_watch_closed_while_it_is_registered_again(serve: Serve) -> None:
+def test_a_watch_closed_while_it_is_registered_again(serve: Serve, until: Until) -> None:
     held: list[tuple[Peer, Request]] = []
     server, store = serve(fake.serve, lambda peer, request: held.append((peer, request)))
     watch = store.watch("/a")
     assert watch.wait(10) == "/a"
     server.connections[0].close()
-    until(lambda: bool(held))
+    until(lambda: held, "the second WATCH")
     watch.close()
     fake.serve(*held[0])
     assert store.read("/x") == b"value"
@@ -276,11 +277,11 @@ def test_close_ends_a_request_that_waits(serve: Serve) -> None:
     assert caught == [ClosedError]
 
 
-def test_close_ends_reconnecting(tmp_path: Path) -> None:
+def test_close_ends_reconnecting(tmp_path: Path, until: Until) -> None:
     server = FakeXenstored(tmp_path / "s")
     store = XenStore(tmp_path / "s", reconnect=None)
     server.close()
-    until(lambda: store._router._state.name == "LOST")
+    until(lambda: store._router._state.name == "LOST", "the loss")
     store.close()
     assert not store._router._thread.is_alive()
 

@@ -1,10 +1,11 @@
 """The store's contract, against Xen's own C xenstored."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.c_xenstored import Missing, c_xenstored
+from tests.support.c_xenstored import c_xenstored
 from xenpv.store import XenStore
 from xenpv.testing import store as contract
 
@@ -12,12 +13,11 @@ pytestmark = pytest.mark.peer
 
 
 @pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    try:
-        with c_xenstored(tmp_path_factory.mktemp("xs")) as path:
-            yield path
-    except Missing as missing:
-        pytest.skip(str(missing))
+def socket(tmp_path_factory: pytest.TempPathFactory, requires: Callable[[str], str],
+           until: Callable[..., None]) -> Iterator[str]:
+    program = Path(requires("test-xenstore")).with_name("xenstored")  # of one package
+    with c_xenstored(program, tmp_path_factory.mktemp("xs"), until) as path:
+        yield path
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: str(check.__name__))
