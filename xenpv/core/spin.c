@@ -9,7 +9,8 @@
 #include <time.h>
 
 #define FUTILE_LIMIT 8u /* spins in vain before a queue stops */
-#define NEAR_LIMIT 4u   /* short sleeps before it tries again */
+#define PATIENCE 4u     /* short sleeps before it tries again, at first */
+#define PATIENCE_MAX 4096u
 
 static atomic_uint spinners; /* threads of this process that spin now */
 static uint32_t limit;
@@ -72,7 +73,8 @@ static uint64_t involuntary_switches(void)
 
 void xenpv_spin_init(struct xenpv_spin *spin, uint32_t ns)
 {
-    *spin = (struct xenpv_spin){ .budget = xenpv_spin_limit() ? xenpv_cycles_of_ns(ns) : 0 };
+    *spin = (struct xenpv_spin){ .budget = xenpv_spin_limit() ? xenpv_cycles_of_ns(ns) : 0,
+                                  .switches = UINT64_MAX, .patience = PATIENCE };
 }
 
 static void give_turn_back(struct xenpv_spin *spin)
@@ -104,7 +106,7 @@ int xenpv_spin_on(struct xenpv_spin *spin)
     spin->futile++;
     /* The system call is paid only here, on the way to sleep. Whoever took our CPU needs it more than a spin does. */
     uint64_t switches = involuntary_switches();
-    if (switches != spin->switches)
+    if (switches != spin->switches && spin->switches != UINT64_MAX)
         spin->futile = FUTILE_LIMIT;
     spin->switches = switches;
     return 0;
@@ -116,6 +118,7 @@ void xenpv_spin_found(struct xenpv_spin *spin)
         return;
     give_turn_back(spin);
     spin->futile = 0;
+    spin->patience = PATIENCE;
 }
 
 void xenpv_spin_slept(struct xenpv_spin *spin)
@@ -131,9 +134,11 @@ void xenpv_spin_woke(struct xenpv_spin *spin)
         return;
     if (xenpv_cycles() - spin->slept_at >= 2 * spin->budget) {
         spin->near = 0;
-    } else if (++spin->near >= NEAR_LIMIT) {
+    } else if (spin->futile >= FUTILE_LIMIT && ++spin->near >= spin->patience) {
         spin->near = 0;
-        spin->futile = 0;
+        spin->futile = FUTILE_LIMIT - 1; /* one try */
+        if (spin->patience < PATIENCE_MAX)
+            spin->patience *= 2;
     }
     spin->slept_at = 0;
 }

@@ -2,7 +2,9 @@
  *
  * A spin is worth it only if the peer answers within it, and only on a CPU that nobody else wants. So: a bounded time; at
  * most (CPUs - 1) threads of a process at once, none on one CPU; and a queue whose last spins found nothing, or that lost
- * its CPU while it spun, stops until its wake-ups come soon enough after its sleeps that a spin would have met them. */
+ * its CPU while it spun, stops until its wake-ups come soon enough after its sleeps that a spin would have met them. They
+ * may also come soon because the peer runs on this very CPU, and then a spin only holds it up: so each try in vain doubles
+ * the number of short sleeps before the next. */
 #ifndef XENPV_SPIN_H
 #define XENPV_SPIN_H
 
@@ -12,9 +14,10 @@ struct xenpv_spin {
     uint64_t budget;   /* cycles; 0: never */
     uint64_t since;    /* cycles when the spin began; 0: not spinning */
     uint64_t slept_at; /* cycles when the queue last slept; 0: awake */
-    uint64_t switches; /* involuntary context switches of the thread when the spin began */
+    uint64_t switches; /* involuntary context switches of the thread at its last futile spin */
     uint32_t futile;   /* spins in a row that found nothing */
-    uint32_t near;     /* sleeps in a row that a spin would have saved */
+    uint32_t near;     /* sleeps in a row that a spin might have saved */
+    uint32_t patience; /* how many such sleeps before it tries again; doubled each time that was in vain */
     uint64_t spins, spins_futile;
 };
 
