@@ -16,7 +16,7 @@ from xenpv.hypervisors.emulated.xenstored import Connection, Quotas, Xenstored
 
 
 class StoreServer:
-    """Serves `store` below `directory` until close(). Touch the store only through `call`, or before the first client."""
+    """Serves `store` below `directory` until close(). Touch the store only through `call`."""
 
     def __init__(self, directory: Path, *, domids: tuple[int, ...] = (0,), quotas: Quotas | None = None) -> None:
         self.store = Xenstored(quotas=quotas or Quotas())
@@ -28,7 +28,7 @@ class StoreServer:
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._listeners = []
+        self._listeners: list[socket.socket] = []
         for domid in domids:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(self.path(domid))
@@ -63,8 +63,9 @@ class StoreServer:
         self._stopped = True
         self._wake.send(b"\0")
         self._thread.join(5)
-        for closable in (*self._listeners, *self._sockets.values(), self._wake, self._woken, self._selector):
+        for closable in (*self._listeners, *self._sockets.values(), self._wake, self._woken):
             closable.close()
+        self._selector.close()
 
     def __enter__(self) -> Self:
         return self
