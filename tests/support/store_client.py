@@ -37,7 +37,7 @@ class Client:
             self._decoder.feed(data)
         while packet := self._decoder.next():
             if packet.type == Opcode.WATCH_EVENT:
-                self.events.append(packet.payload.replace(b"\0", b"|").decode())
+                self.events.append(packet.payload.replace(b"\0", b"|").decode("latin-1"))
             else:
                 self.answers.append(packet)
 

@@ -81,8 +81,8 @@ class Feature(IntFlag):
 
 
 ERROR_NAMES = (
-    "EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO", "ENOTEMPTY", "ENOSYS", "EROFS", "EBUSY",
-    "EAGAIN", "EISCONN", "E2BIG", "EPERM",
+    "EINVAL", "EACCES", "EEXIST", "EISDIR", "ENOENT", "ENOMEM", "ENOSPC", "EIO", "ENOTEMPTY", "ENOSYS", "EROFS",
+    "EBUSY", "EAGAIN", "EISCONN", "E2BIG", "EPERM",
 )
 """Every error that may be answered, in the order of xsd_errors. The name is sent, not a number."""
 

@@ -5,9 +5,9 @@ RULES
   fails changes nothing (XSA-414, XSA-415).
 - A view takes each node from the tree at the first touch and keeps it. At the commit, whatever was *seen* must still
   be so: the value and permissions of a node that was read (writing, removing and making one read it
-  first, as in C xenstored), the list of children that was listed, the absence of a node that was missing. Else: EAGAIN.
-- Adding or removing a child does not read the parent's list. Two transactions that make different children of one parent
-  do not meet, nor do two that both make the missing parent on the way, if both give it the same permissions.
+  first, as in C xenstored), the list of children that was listed, the absence of a missing node. Else: EAGAIN.
+- Adding or removing a child does not read the parent's list. Two transactions that make different children of one
+  parent do not meet, nor do two that both make the missing parent on the way, if both give it the same permissions.
 - A creation that fails within a transaction, and a touch beyond the quota, make the transaction unfit for commit
   (XSA-415, XSA-421).
 """
@@ -62,6 +62,7 @@ class View:
         self._first: dict[str, Node | None] = {}
         self._seen: dict[str, Seen] = {}
         self._changed: dict[str, Node | None] = {}
+        self._links: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         self._grown: defaultdict[int, int] = defaultdict(int)
         self._events: dict[str, bool] = {}
 
@@ -111,12 +112,11 @@ class View:
             creator = self._domain.domid
             self._domain.demand("nodes", self._domain.usage.nodes + self._grown[creator] + len(missing))
             for made in reversed(missing):
+                self._link(above, node, paths.name(made), True)
                 generation = self._tree.next_generation()
-                parent = replace(node, children=(*node.children, paths.name(made)), children_generation=generation)
                 node = Node(value if made == path else b"", inherited(node.permissions, creator), (), generation,
                             generation)
-                self._domain.demand("node_size", max(parent.size, node.size))
-                self._put(above, parent)
+                self._domain.demand("node_size", node.size)
                 self._put(made, node)
                 above = made
         except StoreError:
@@ -134,14 +134,12 @@ class View:
             if node is not None:
                 going.append((here, node))
                 waiting.extend(paths.child(here, element) for element in node.children)
-        above, gone = paths.parent(path), paths.name(path)
-        parent = self._touch(above)
         for here, _ in reversed(going):
             self._put(here, None)
             self._events[here] = self._events.get(here, False) or here == path
+        parent = self._touch(above := paths.parent(path))
         if parent is not None:
-            self._put(above, replace(parent, children=tuple(child for child in parent.children if child != gone),
-                                     children_generation=self._tree.next_generation()))
+            self._link(above, parent, paths.name(path), False)
 
     def conflicts(self) -> bool:
         """Whether something that was seen is no longer so."""
@@ -202,6 +200,18 @@ class View:
                 self._grown[owner(here.permissions)] += count
         self._changed[path] = node
 
+    def _link(self, path: str, node: Node, child: str, present: bool) -> None:
+        """Add or remove a name in the list of children of the `node` at `path`.
+
+        The change is also kept by itself: the list may be older or younger than the child that was looked at.
+        """
+        children = tuple(name for name in node.children if name != child) + ((child,) if present else ())
+        new = replace(node, children=children, children_generation=self._tree.next_generation())
+        if present:
+            self._domain.demand("node_size", new.size)
+        self._put(path, new)
+        self._links[path][child] = present
+
     def _made_on_the_way(self, path: str) -> Node | None:
         """The node that this view makes at `path` only as a parent of another: nobody looked at it for itself."""
         return self._changed.get(path) if self._first[path] is None and path not in self._seen else None
@@ -223,12 +233,12 @@ class View:
         if node is None or now is None or now is first:
             return node
         content = now if first is None or node.generation == first.generation else node
-        if first is not None and node.children_generation == first.children_generation:
+        links = self._links.get(path)
+        if not links:
             return replace(content, children=now.children, children_generation=now.children_generation)
-        before = set(first.children) if first is not None else set()
-        mine, others = set(node.children), set(now.children)
-        children = (*(child for child in now.children if child in mine or child not in before),
-                    *(child for child in node.children if child not in before and child not in others))
+        there = set(now.children)
+        children = (*(child for child in now.children if links.get(child, True)),
+                    *(child for child, present in links.items() if present and child not in there))
         return replace(content, children=children, children_generation=self._tree.next_generation())
 
     def _charge(self, plan: list[tuple[str, Node | None, Node | None]], account: Callable[[int], Domain]) -> None:
