@@ -65,7 +65,8 @@ class TestAgainstXensHeader:
 
     def test_opcodes(self) -> None:
         body = self.text[self.text.index("enum xsd_sockmsg_type"):self.text.index("XS_TYPE_COUNT")]
-        number, theirs = 0, {}
+        number = 0
+        theirs: dict[str, int] = {}
         for name, expression in re.findall(r"^\s+XS_(\w+)(?: = XS_SET_TARGET \+ (\d))?,", body, re.MULTILINE):
             number = theirs["SET_TARGET"] + int(expression) if expression else number
             theirs[name] = number

@@ -52,6 +52,12 @@ def test_no_guest_has_this_id(store: Xenstored, domid: int) -> None:
         store.introduce(domid)
 
 
+@pytest.mark.parametrize("domid", [-1, 0x7FF0])
+def test_no_connection_has_this_id(store: Xenstored, domid: int) -> None:
+    with pytest.raises(StoreError):
+        store.connect(domid)
+
+
 def test_domain_0_stays(store: Xenstored) -> None:
     with pytest.raises(StoreError):
         store.release(0)

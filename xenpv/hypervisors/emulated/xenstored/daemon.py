@@ -74,7 +74,12 @@ class Xenstored:
             self._fire_special("@releaseDomain", domid)
 
     def connect(self, domid: int) -> Connection:
-        """A new connection of a domain, which may have several; each has its own watches and transactions."""
+        """A new connection of a domain, which may have several; each has its own watches and transactions.
+
+        How many there may be is for the owner of the sockets to bound. Raises StoreError (EINVAL) for a reserved id.
+        """
+        if not 0 <= domid < DOMID_FIRST_RESERVED:
+            raise StoreError(f"{domid} is not a domain id", "EINVAL")
         connection = Connection(self, self.account(domid))
         self._connections.setdefault(domid, []).append(connection)
         return connection
