@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pyxs import Client
+
 from tests.support.store_server import StoreServer
 
 Requires = Callable[[str], str]

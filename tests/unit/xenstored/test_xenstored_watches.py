@@ -130,6 +130,15 @@ def test_recursive_remove_in_a_transaction_reports_the_watched_path(dom0: Client
     assert dom0.take_events() == ["/a/b|t|"]
 
 
+def test_node_that_came_and_went_in_a_transaction_is_not_told(dom0: Client) -> None:
+    watching(dom0, "/a|t")
+    tx = dom0.start()
+    dom0.ask("WRITE /a/b|1", tx)
+    dom0.ask("RM /a/b|", tx)
+    dom0.commit(tx)
+    assert dom0.take_events() == []
+
+
 def test_equal_unsent_events_are_merged(dom0: Client, store: Xenstored) -> None:
     watcher = watching(Client(store, 0), "/a|t", "/a|u")
     for value in "123":

@@ -163,7 +163,8 @@ class View:
                 self._tree.put(path, new)
             elif old is not None:
                 self._tree.remove(path)
-        return [Event(path, upwards, self._readers(path)) for path, upwards in self._events.items()]
+        return [Event(path, upwards, self._readers(path)) for path, upwards in self._events.items()
+                if self._first[path] is not None or self._changed[path] is not None]  # not if it came and went
 
     def drop(self) -> None:
         """Give back the memory that an open transaction is charged for. A second call does nothing."""
