@@ -230,15 +230,15 @@ int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submi
         int taken = collect(front);
         if (taken < 0)
             error = taken;
-        if (taken > 0)
+        if (taken > 0) {
+            xenpv_spin_found(&front->spin);
             issue(front);
+        }
         delivered += deliver(front, done + delivered, max_done - delivered);
         if (error || delivered >= min_done || !front->pending || !more)
             break;
-        if (taken > 0) {
-            xenpv_spin_found(&front->spin);
+        if (taken > 0)
             continue;
-        }
         if (xenpv_spin_on(&front->spin)) {
             xenpv_relax();
             continue;
