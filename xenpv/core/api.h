@@ -10,6 +10,8 @@
 /* A hypervisor handle on a connected `xen` socket, which it owns from now on, also on failure (NULL, *error: errno). */
 struct xenpv_hypervisor *xenpv_emulated_open(int socket, int *error);
 
+/* Granter's side: puts the sealed memory behind `fd` in the place of `bytes` at `at`, which the caller has mapped. */
+int xenpv_emulated_place(void *at, size_t bytes, int fd);
 /* Granter's side of a table page: entry `page` becomes a grant to `domid`. The page's content is seen before the grant. */
 void xenpv_emulated_offer(void *table, uint32_t page, uint32_t domid, int writable);
 /* Ends the grant: 0, or -EBUSY while it is mapped (the grant stands as it was). */

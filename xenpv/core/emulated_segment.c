@@ -24,15 +24,29 @@ static struct xenpv_segment **bucket(struct xenpv_segments *segments, uint32_t d
     return &segments->buckets[(domid * 31u + number) % XENPV_SEGMENT_BUCKETS];
 }
 
-/* A descriptor from the host as memory. Its size and seals are checked first, so that no access can meet a SIGBUS. */
-static void *sealed_memory(int fd, size_t size, int protection, int extra_seal)
+/* Is `fd` memory of this very size, which nobody can change? Then no access to it can meet a SIGBUS. */
+static int has_seals(int fd, size_t size, int wanted)
 {
-    const int wanted = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | extra_seal;
     struct stat status;
     int seals = fcntl(fd, F_GET_SEALS);
+
+    wanted |= F_SEAL_SHRINK | F_SEAL_GROW;
+    return seals >= 0 && (seals & wanted) == wanted && fstat(fd, &status) == 0 && status.st_size == (off_t)size;
+}
+
+int xenpv_emulated_place(void *at, size_t bytes, int fd)
+{
+    if (!has_seals(fd, bytes, 0))
+        return -EPROTO;
+    return mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED ? -errno : 0;
+}
+
+/* A descriptor from the host as memory. */
+static void *sealed_memory(int fd, size_t size, int protection, int extra_seal)
+{
     void *memory;
 
-    if (fstat(fd, &status) < 0 || status.st_size != (off_t)size || seals < 0 || (seals & wanted) != wanted)
+    if (!has_seals(fd, size, F_SEAL_SEAL | extra_seal))
         return NULL;
     memory = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)

@@ -1,0 +1,1 @@
+"""The emulated Xen: domains as plain processes of one Linux machine."""

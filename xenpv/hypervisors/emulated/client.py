@@ -1,0 +1,105 @@
+"""`EmulatedDomain`: a process's place on the emulated Xen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from types import TracebackType
+from typing import Self
+
+from xenpv.domain import Store
+from xenpv.errors import ClosedError
+
+from .channels import Channels
+from .link import Link
+from .mapping import EmulatedCore, EmulatedMappedPages, Mapper
+from .rundir import domain_directory
+from .sharing import EmulatedSharedPages, Sharing
+
+
+class EmulatedGrants:
+    """The Grants of a domain."""
+
+    def __init__(self, sharing: Sharing, mapper: Mapper) -> None:
+        self._sharing = sharing
+        self._mapper = mapper
+
+    def share(self, domid: int, count: int = 1, *, writable: bool = True) -> EmulatedSharedPages:
+        return self._sharing.share(domid, count, writable=writable)
+
+    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> EmulatedMappedPages:
+        return self._mapper.map(domid, refs, writable=writable)
+
+
+class EmulatedDomain:
+    """The Domain of an ``emulated:`` URI. Closing it ends its grants, mappings and ports.
+
+    Raises UsageError for a URI that is none, HypervisorError when there is no emulated Xen or no such domain.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self.directory = domain_directory(uri)
+        self._link = Link(self.directory)
+        self._sharing = Sharing(self._link)
+        self._mapper = Mapper(self.directory)
+        self._grants = EmulatedGrants(self._sharing, self._mapper)
+        self._events = Channels(self._link)
+        self._store: Store | None = None
+        self._store_lock = threading.Lock()
+        self._closed = False
+
+    def _open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self._uri} was closed")
+
+    @property
+    def domid(self) -> int:
+        return self._link.domid
+
+    @property
+    def uri(self) -> str:
+        return self._uri
+
+    @property
+    def grants(self) -> EmulatedGrants:
+        self._open()
+        return self._grants
+
+    @property
+    def events(self) -> Channels:
+        self._open()
+        return self._events
+
+    @property
+    def store(self) -> Store:
+        """Connected when it is first asked for."""
+        self._open()
+        with self._store_lock:
+            if self._store is None:
+                store: Store = import_module("xenpv.store").XenStore(self.directory / "xenstored")
+                self._store = store
+            return self._store
+
+    def open_core(self) -> EmulatedCore:
+        self._open()
+        return EmulatedCore(self.directory)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._events.close()
+        self._mapper.close()
+        self._sharing.close()
+        self._link.close()
+        if self._store is not None:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,269 @@
+"""Our pages for other domains: an allocator over segments (core/emulated.h).
+
+RULES
+- A page is zeroed before its next grant, and never granted again while its peer has it mapped: its end is tried again
+  at every later share and close.
+- The pages of one share stand side by side in our memory: segments are put there, one behind the other.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from xenpv.core import ffi, lib
+from xenpv.errors import ClosedError, GrantError, HypervisorError, LocalProtocolError
+
+from . import calls
+from .calls import PAGE_SIZE, SEGMENT_PAGES, SEGMENT_SIZE, TABLE_ENDED, Call, Op, Refused
+from .link import Link
+
+_PAGES_MAX = 1 << 18
+_TABLE_STRIDE = max(PAGE_SIZE, mmap.PAGESIZE)
+_NO_SPACE, _BAD_DOMAIN = -13, -2
+
+
+def find_run(free: int, count: int) -> int:
+    """The first of `count` bits in a row that are set in `free`, or -1."""
+    runs, length = free, 1
+    while length < count and runs:
+        step = min(length, count - length)
+        runs &= runs >> step
+        length += step
+    return (runs & -runs).bit_length() - 1
+
+
+class OwnRegion:
+    """Segments of ours whose pages stand side by side, and which pages are free (bit masks over all of them)."""
+
+    def __init__(self, link: Link, foreign: int, segments: int, writable: bool) -> None:
+        self.foreign = foreign
+        self.writable = writable
+        self.numbers: list[int] = []
+        self.all = self.free = (1 << segments * SEGMENT_PAGES) - 1
+        self.dirty = 0
+        self.ending = 0
+        # Addresses to put the segments at. Python's mmap would keep a descriptor for each, and choose the place.
+        self.memory = mmap.mmap(-1, segments * SEGMENT_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._tables = mmap.mmap(-1, segments * _TABLE_STRIDE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory_at: Any = ffi.from_buffer("uint8_t[]", self.memory)
+        self._tables_at: Any = ffi.from_buffer("uint8_t[]", self._tables)
+        try:
+            for index in range(segments):
+                self._add(link, index)
+        except BaseException:
+            self.close()
+            self.free_segments(link)
+            raise
+
+    def _add(self, link: Link, index: int) -> None:
+        reply = link.call(Call(Op.SEGMENT_NEW, self.foreign, flags=calls.WRITABLE if self.writable else 0), fds=2)
+        self.numbers.append(reply.number)
+        try:
+            for place, size, fd in ((self._tables_at + index * _TABLE_STRIDE, PAGE_SIZE, reply.fds[0]),
+                                    (self._memory_at + index * SEGMENT_SIZE, SEGMENT_SIZE, reply.fds[1])):
+                error = lib.xenpv_emulated_place(place, size, fd)
+                if error:
+                    raise GrantError(f"cannot map a segment of our own: {os.strerror(-error)}", _NO_SPACE)
+        finally:
+            for fd in reply.fds:
+                os.close(fd)
+        link.call(Call(Op.SEGMENT_READY, number=reply.number))
+
+    def free_segments(self, link: Link) -> None:
+        """Give the segments back to the host. They are mapped here no more."""
+        while self.numbers:
+            link.call(Call(Op.SEGMENT_FREE, number=self.numbers.pop()))
+
+    @property
+    def ended(self) -> bool:
+        """Its foreign domain is gone: nothing may be granted here any more."""
+        return any(self._tables[index * _TABLE_STRIDE + TABLE_ENDED] for index in range(len(self.numbers)))
+
+    def refs(self, first: int, count: int) -> list[int]:
+        """The grant references of `count` pages from the region's page `first`."""
+        return [self.numbers[page // SEGMENT_PAGES] * SEGMENT_PAGES + page % SEGMENT_PAGES
+                for page in range(first, first + count)]
+
+    def _entry(self, page: int) -> tuple[Any, int]:
+        return self._tables_at + page // SEGMENT_PAGES * _TABLE_STRIDE, page % SEGMENT_PAGES
+
+    def take(self, count: int) -> int:
+        """The first page of a new grant of `count` pages, zero and offered; -1 without room."""
+        first = find_run(self.free, count)
+        if first < 0:
+            return -1
+        mask = (1 << count) - 1 << first
+        if self.dirty & mask:
+            self.memory[first * PAGE_SIZE:(first + count) * PAGE_SIZE] = bytes(count * PAGE_SIZE)
+        self.free &= ~mask
+        self.dirty |= mask
+        for page in range(first, first + count):
+            lib.xenpv_emulated_offer(*self._entry(page), self.foreign, self.writable)
+        return first
+
+    def give(self, first: int, count: int) -> None:
+        """End the grants of these pages, now or when they are no longer mapped."""
+        self.ending |= (1 << count) - 1 << first
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Free the pages that wait for their end and are no longer mapped."""
+        waiting = self.ending
+        while waiting:
+            page = (waiting & -waiting).bit_length() - 1
+            waiting &= waiting - 1
+            if lib.xenpv_emulated_end(*self._entry(page)) == 0:
+                self.ending &= ~(1 << page)
+                self.free |= 1 << page
+
+    def close(self) -> None:
+        """Let go of the memory. Where a caller still holds a slice of it, it goes with the slice."""
+        ffi.release(self._memory_at)
+        ffi.release(self._tables_at)
+        self._tables.close()
+        try:
+            self.memory.close()
+        except BufferError:
+            pass
+
+
+class EmulatedSharedPages:
+    """SharedPages of the emulated Xen."""
+
+    def __init__(self, owner: Sharing, region: OwnRegion, first: int, count: int) -> None:
+        self._owner = owner
+        self.region = region
+        self.first = first
+        self.count = count
+        self._refs = tuple(region.refs(first, count))
+        with memoryview(region.memory) as whole:
+            self._memory: memoryview | None = whole[first * PAGE_SIZE:(first + count) * PAGE_SIZE]
+
+    @property
+    def refs(self) -> Sequence[int]:
+        return self._refs
+
+    @property
+    def memory(self) -> memoryview:
+        if self._memory is None:
+            raise ClosedError("these shared pages were closed")
+        return self._memory
+
+    def close(self) -> None:
+        """End the grants. Raises LocalProtocolError while a slice of `memory` is in use; then nothing is ended."""
+        if self._memory is None:
+            return
+        try:
+            self._memory.release()
+        except BufferError as error:
+            raise LocalProtocolError("a slice of shared pages is still in use: release it before close()") from error
+        self._memory = None
+        self._owner.give(self)
+
+    def abandon(self) -> None:
+        """The domain is closed: its connection ends the grants, and memory still in use here is never granted again."""
+        if self._memory is not None:
+            try:
+                self._memory.release()
+            except BufferError:
+                pass
+            self._memory = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Sharing:
+    """The allocator: regions by peer and kind."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._regions: list[OwnRegion] = []
+        self._shared: set[EmulatedSharedPages] = set()
+        self._closed = False
+
+    def share(self, domid: int, count: int = 1, *, writable: bool = True) -> EmulatedSharedPages:
+        """See xenpv.domain.Grants.share. Raises GrantError; ValueError for a count below 1 or no domain number."""
+        if not 1 <= count <= _PAGES_MAX:
+            raise ValueError(f"a share is 1 to {_PAGES_MAX} pages, not {count}")
+        if not 0 <= domid <= 0xFFFFFFFF:
+            raise ValueError(f"{domid} is no domain number")
+        with self._lock:
+            if self._closed:
+                raise ClosedError("this domain was closed")
+            self._sweep()
+            for region in self._regions:
+                if region.foreign == domid and region.writable == writable and not region.ended:
+                    first = region.take(count)
+                    if first >= 0:
+                        break
+            else:
+                region = self._new(domid, -(-count // SEGMENT_PAGES), writable)
+                first = region.take(count)
+            pages = EmulatedSharedPages(self, region, first, count)
+            self._shared.add(pages)
+            return pages
+
+    def _new(self, domid: int, segments: int, writable: bool) -> OwnRegion:
+        try:
+            region = OwnRegion(self._link, domid, segments, writable)
+        except Refused as refusal:
+            if refusal.code == errno.ESRCH:
+                raise GrantError(f"cannot grant pages to domain {domid}: there is no such domain",
+                                 _BAD_DOMAIN) from refusal
+            raise GrantError(f"cannot grant more pages to domain {domid}: no space (close what is no longer used)",
+                             _NO_SPACE) from refusal
+        self._regions.append(region)
+        return region
+
+    def give(self, pages: EmulatedSharedPages) -> None:
+        """The pair of share."""
+        with self._lock:
+            self._shared.discard(pages)
+            if self._closed:
+                return
+            pages.region.give(pages.first, pages.count)
+            try:
+                self._sweep()
+            except HypervisorError:
+                pass  # the host is gone, and every grant with it
+
+    def _sweep(self) -> None:
+        """Try again to end what was mapped; give back regions that nobody uses, but for one small one of a kind."""
+        kept: set[tuple[int, bool]] = set()
+        for region in list(self._regions):
+            if region.ending:
+                region.sweep()
+            if region.free != region.all:
+                continue
+            kind = region.foreign, region.writable
+            if region.ended or kind in kept or len(region.numbers) > 1:
+                self._regions.remove(region)
+                region.close()
+                region.free_segments(self._link)
+            else:
+                kept.add(kind)
+
+    def close(self) -> None:
+        """End every grant; the host does the rest when the link closes."""
+        with self._lock:
+            self._closed = True
+            for pages in self._shared:
+                pages.abandon()
+            self._shared.clear()
+            for region in self._regions:
+                region.ending |= region.all & ~region.free
+                region.sweep()
+                region.close()
+            self._regions.clear()

@@ -1,0 +1,12 @@
+"""The contract of xenpv.domain as plain functions: what holds on one hypervisor must hold on the other.
+
+A check takes a maker of two connected domains, ``make_pair()``, a context manager that gives a granter (which is also
+the first to offer event channels) and a foreign domain. It raises ContractError, an AssertionError, naming what did not
+hold. `GRANT_CHECKS` and `EVENT_CHECKS` are the single claims, for a test runner to name one by one.
+"""
+
+from .contract import ContractError, MakePair
+from .events import EVENT_CHECKS, check_events
+from .grants import GRANT_CHECKS, check_grants
+
+__all__ = ["EVENT_CHECKS", "GRANT_CHECKS", "ContractError", "MakePair", "check_events", "check_grants"]
