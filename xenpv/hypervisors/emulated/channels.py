@@ -95,7 +95,6 @@ class Channels:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._open: set[EmulatedEventChannel] = set()
-        self._closing = False
 
     def bind_unbound(self, domid: int) -> EmulatedEventChannel:
         """See xenpv.domain.Events."""
@@ -119,17 +118,15 @@ class Channels:
         return channel
 
     def closed(self, channel: EmulatedEventChannel) -> None:
-        """`channel` closes: tell the host, unless the whole domain closes and the host sees that anyway."""
+        """`channel` closes: tell the host, so that its peer is unbound when close() returns."""
         self._open.discard(channel)
-        if not self._closing:
-            try:
-                self._link.call(Call(Op.EVENT_CLOSE, number=channel.port))
-            except HypervisorError:
-                pass  # the host is gone, and every port with it
-            except Refused as refusal:
-                raise EventChannelError(f"cannot close port {channel.port}: {refusal}") from refusal
+        try:
+            self._link.call(Call(Op.EVENT_CLOSE, number=channel.port))
+        except HypervisorError:
+            pass  # the host is gone, and every port with it
+        except Refused as refusal:
+            raise EventChannelError(f"cannot close port {channel.port}: {refusal}") from refusal
 
     def close(self) -> None:
-        self._closing = True
         for channel in list(self._open):
             channel.close()

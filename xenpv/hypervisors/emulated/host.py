@@ -203,11 +203,17 @@ def stop(rundir: Where = None) -> None:
 def running(rundir: Where = None, *, faults: Faults | None = None) -> Iterator[Server]:
     """A host in a thread of this process, for tests; `create` and the like go over `request`."""
     server = Server(RunDirectory(rundir), faults=faults)
-    thread = threading.Thread(target=server.run, name="emulated-xen", daemon=True)
+
+    def serve() -> None:
+        try:
+            server.run()
+        finally:
+            server.close()
+
+    thread = threading.Thread(target=serve, name="emulated-xen", daemon=True)
     thread.start()
     try:
         yield server
     finally:
         server.stop()
         thread.join()
-        server.close()

@@ -78,8 +78,8 @@ class Link:
             sock.shutdown(socket.SHUT_RDWR)  # an answer that comes late must not be taken for the next call's
         except OSError:
             pass
-        return HypervisorError(f"the emulated Xen in {self.directory} is gone ({reason}): start it with "
-                               "`xenpv emu up`, and this program again")
+        return HypervisorError(f"the emulated Xen behind {self.directory} is gone, or has ended this domain ({reason}): see "
+                               "`xenpv emu status`")
 
     def close(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -72,6 +73,7 @@ class Server:
         self.ended: deque[dict[str, Any]] = deque(maxlen=_ENDED_KEPT)
         self._logs: deque[Path] = deque()
         self._selector = selectors.DefaultSelector()
+        self._wake_lock = threading.RLock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, READ, self._woken)
         self._running = True
@@ -119,9 +121,11 @@ class Server:
                     self._dispatch(served.on_ready, 0)
 
     def stop(self) -> None:
-        """End run(), from any thread or a signal handler."""
+        """End run(), from any thread or a signal handler. Nothing happens after close()."""
         self._running = False
-        os.eventfd_write(self._wake, 1)
+        with self._wake_lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def _woken(self, mask: int) -> None:
         os.eventfd_read(self._wake)
@@ -139,7 +143,9 @@ class Server:
         for connection in list(self._controls):
             connection.close()
         self._selector.close()
-        os.close(self._wake)
+        with self._wake_lock:
+            wake, self._wake = self._wake, -1
+            os.close(wake)
 
     # ---- domains
 

@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ from .link import Link
 
 _PAGES_MAX = 1 << 18
 _TABLE_STRIDE = max(PAGE_SIZE, mmap.PAGESIZE)
+_IN_USE = "a slice of shared pages is still in use: release it before close()"
 _NO_SPACE, _BAD_DOMAIN = -13, -2
 
 
@@ -38,6 +40,10 @@ def find_run(free: int, count: int) -> int:
     return (runs & -runs).bit_length() - 1
 
 
+def _let_go(memory: mmap.mmap) -> None:
+    """Nothing but holding `memory` until now."""
+
+
 class OwnRegion:
     """Segments of ours whose pages stand side by side, and which pages are free (bit masks over all of them)."""
 
@@ -49,9 +55,9 @@ class OwnRegion:
         self.dirty = 0
         self.ending = 0
         # Addresses to put the segments at. Python's mmap would keep a descriptor for each, and choose the place.
-        self.memory = mmap.mmap(-1, segments * SEGMENT_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._memory = mmap.mmap(-1, segments * SEGMENT_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._tables = mmap.mmap(-1, segments * _TABLE_STRIDE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._memory_at: Any = ffi.from_buffer("uint8_t[]", self.memory)
+        self._memory_at: Any = ffi.from_buffer("uint8_t[]", self._memory)
         self._tables_at: Any = ffi.from_buffer("uint8_t[]", self._tables)
         try:
             for index in range(segments):
@@ -100,7 +106,7 @@ class OwnRegion:
             return -1
         mask = (1 << count) - 1 << first
         if self.dirty & mask:
-            self.memory[first * PAGE_SIZE:(first + count) * PAGE_SIZE] = bytes(count * PAGE_SIZE)
+            self._memory[first * PAGE_SIZE:(first + count) * PAGE_SIZE] = bytes(count * PAGE_SIZE)
         self.free &= ~mask
         self.dirty |= mask
         for page in range(first, first + count):
@@ -122,15 +128,18 @@ class OwnRegion:
                 self.ending &= ~(1 << page)
                 self.free |= 1 << page
 
+    def lend(self, first: int, count: int) -> Any:
+        """An object that exports these pages; as long as it lives the memory stays where it is."""
+        lent = ffi.buffer(self._memory_at + first * PAGE_SIZE, count * PAGE_SIZE)
+        weakref.finalize(lent, _let_go, self._memory).atexit = False
+        return lent
+
     def close(self) -> None:
-        """Let go of the memory. Where a caller still holds a slice of it, it goes with the slice."""
+        """Let go of the memory. What is lent keeps it."""
         ffi.release(self._memory_at)
         ffi.release(self._tables_at)
         self._tables.close()
-        try:
-            self.memory.close()
-        except BufferError:
-            pass
+        del self._memory
 
 
 class EmulatedSharedPages:
@@ -142,8 +151,9 @@ class EmulatedSharedPages:
         self.first = first
         self.count = count
         self._refs = tuple(region.refs(first, count))
-        with memoryview(region.memory) as whole:
-            self._memory: memoryview | None = whole[first * PAGE_SIZE:(first + count) * PAGE_SIZE]
+        lent = region.lend(first, count)
+        self._in_use = weakref.ref(lent)
+        self._memory: memoryview | None = memoryview(lent)
 
     @property
     def refs(self) -> Sequence[int]:
@@ -162,7 +172,11 @@ class EmulatedSharedPages:
         try:
             self._memory.release()
         except BufferError as error:
-            raise LocalProtocolError("a slice of shared pages is still in use: release it before close()") from error
+            raise LocalProtocolError(_IN_USE) from error
+        lent = self._in_use()
+        if lent is not None:  # a slice does not hold the memoryview that it was taken from, but what that one exports
+            self._memory = memoryview(lent)
+            raise LocalProtocolError(_IN_USE)
         self._memory = None
         self._owner.give(self)
 
@@ -256,14 +270,16 @@ class Sharing:
                 kept.add(kind)
 
     def close(self) -> None:
-        """End every grant; the host does the rest when the link closes."""
+        """End every grant, now: what peers have mapped stays with them, and nobody maps anything more."""
         with self._lock:
             self._closed = True
             for pages in self._shared:
                 pages.abandon()
             self._shared.clear()
             for region in self._regions:
-                region.ending |= region.all & ~region.free
-                region.sweep()
                 region.close()
+                try:
+                    region.free_segments(self._link)
+                except HypervisorError:
+                    pass  # the host is gone, and every grant with it
             self._regions.clear()

@@ -1,0 +1,64 @@
+"""An emulated Xen in a thread, with guests, and what it has open."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from xenpv.hypervisors.emulated import host
+from xenpv.hypervisors.emulated.calls import VERSION, Call, Op, Reply, unpack_reply
+from xenpv.hypervisors.emulated.client import EmulatedDomain
+from xenpv.hypervisors.emulated.faults import Faults
+from xenpv.hypervisors.emulated.hypervisor import Client, Hypervisor
+
+
+@contextmanager
+def domains(run: Path, count: int = 2, *, faults: Faults | None = None) -> Iterator[list[EmulatedDomain]]:
+    """`count` guests, open, of a host in this process."""
+    with host.running(run, faults=faults), ExitStack() as stack:
+        made = [host.request(run, "create", name=f"guest{number}") for number in range(1, count + 1)]
+        yield [stack.enter_context(EmulatedDomain(f"emulated:{guest['directory']}")) for guest in made]
+
+
+def counts(run: Path, domid: int) -> dict[str, int]:
+    """Connections, segments, openings and ports of a domain, as the host counts them."""
+    found = next(domain for domain in host.status(run)["domains"] if domain["domid"] == domid)
+    return {key: found[key] for key in ("connections", "segments", "openings", "ports")}
+
+
+def greeted(hypervisor: Hypervisor, domid: int) -> Client:
+    """A connection of a domain that has said hello."""
+    client = hypervisor.connect(domid)
+    hypervisor.call(client, Call(Op.HELLO, number=VERSION))
+    return client
+
+
+def raw_socket(directory: Path) -> socket.socket:
+    """A socket to a domain's calls, with a time limit."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(10)
+    sock.connect(str(directory / "xen"))
+    return sock
+
+
+def ask(sock: socket.socket, call: Call) -> Reply:
+    """One call; the reply's descriptors are the caller's."""
+    sock.send(call.pack())
+    data, fds, _, _ = socket.recv_fds(sock, 64, 8)
+    return unpack_reply(data, tuple(fds))
+
+
+def memfds(pid: int | str = "self") -> list[str]:
+    """The memory of segments that a process has open or mapped."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except FileNotFoundError:
+            continue
+    with open(f"/proc/{pid}/maps") as maps:
+        found += [line.split(maxsplit=5)[-1] for line in maps]
+    return [name for name in found if "memfd:xenpv" in name]
