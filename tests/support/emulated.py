@@ -39,8 +39,8 @@ def greeted(hypervisor: Hypervisor, domid: int) -> Client:
 def raw_socket(directory: Path) -> socket.socket:
     """A socket to a domain's calls, with a time limit."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(10)
     sock.connect(str(directory / "xen"))
+    sock.settimeout(10)
     return sock
 
 
@@ -49,6 +49,12 @@ def ask(sock: socket.socket, call: Call) -> Reply:
     sock.send(call.pack())
     data, fds, _, _ = socket.recv_fds(sock, 64, 8)
     return unpack_reply(data, tuple(fds))
+
+
+def close_all(reply: Reply) -> None:
+    """Let go of a reply's descriptors."""
+    for fd in reply.fds:
+        os.close(fd)
 
 
 def memfds(pid: int | str = "self") -> list[str]:
