@@ -99,12 +99,14 @@ def _spawn(run: RunDirectory) -> None:
                                  stderr=subprocess.PIPE, text=True)
     finally:
         os.close(writer)
-    with os.fdopen(reader) as pipe:
-        word = pipe.readline() if select.select([pipe], [], [], _START_TIMEOUT)[0] else "no word from it in time\n"
-    _, trace = child.communicate()
-    if word != "ready\n":
-        last = trace.strip().splitlines()[-1:] or ["it ended without a word"]
-        raise HypervisorError(word.strip() or f"the emulated Xen did not start: {last[0]}")
+    with os.fdopen(reader) as pipe, child:
+        if not select.select([pipe], [], [], _START_TIMEOUT)[0]:
+            raise HypervisorError(f"the emulated Xen in {run.path} did not say that it is ready")
+        word = pipe.readline()
+        if word == "ready\n":
+            return
+        trace = child.communicate()[1].strip().splitlines()
+        raise HypervisorError(word.strip() or f"the emulated Xen did not start: {trace[-1] if trace else 'no word'}")
 
 
 def _serve_here(run: RunDirectory, faults: Faults | None,

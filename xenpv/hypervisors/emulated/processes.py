@@ -12,6 +12,7 @@ from pathlib import Path
 from xenpv.errors import HypervisorError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_END_TIMEOUT = 5.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,13 +38,18 @@ class DomainProcess:
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
-    def end(self) -> int:
-        """Kill the process and its group, unless they are gone, and return its exit status as subprocess gives it."""
+    def end(self) -> int | None:
+        """Kill the process and its group, unless they are gone. Its exit status as subprocess gives it.
+
+        None when the kernel does not let it go in time (it waits for a device): the host does not wait with it.
+        """
         # Not reaped yet, so the number cannot belong to anybody else.
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        status = self._process.wait()
         os.close(self.pidfd)
-        return status
+        try:
+            return self._process.wait(_END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return None

@@ -34,7 +34,7 @@ class Toolstack:
         if domid:
             self._store.introduce(domid)
         top = f"/local/domain/{domid}"
-        readable, own = f"n0 r{domid}", f"n{domid}"
+        readable, own = f"n0 r{domid}" if domid else "n0", f"n{domid}"
         if domid:
             self._make(top, readable)
         self._make(f"{top}/name", readable, name)
