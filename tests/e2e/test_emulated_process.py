@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.emulated import counts, memfds
+from tests.support.emulated import counts, memfds, opened
 from xenpv.errors import HypervisorError
 from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.emulated import host
@@ -45,16 +45,15 @@ with open_domain() as domain:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
     """The run directory of a host process that is gone afterwards, with all it had."""
-    shm = sorted(os.listdir("/dev/shm"))
     path = tmp_path / "r"
     pid = host.start(path)["pid"]
     yield path
+    assert not any("/dev/shm" in name for name in opened(pid)), "memory that would outlive the process"
     try:
         host.stop(path)
     except HypervisorError:
         assert not path.exists()
     assert not alive(pid) and not path.exists()
-    assert sorted(os.listdir("/dev/shm")) == shm
     assert holders(path) == []
     assert memfds() == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from xenpv.hypervisors.emulated import host
@@ -57,14 +57,18 @@ def close_all(reply: Reply) -> None:
         os.close(fd)
 
 
-def memfds(pid: int | str = "self") -> list[str]:
-    """The memory of segments that a process has open or mapped."""
-    found = []
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
-        except FileNotFoundError:
-            continue
-    with open(f"/proc/{pid}/maps") as maps:
-        found += [line.split(maxsplit=5)[-1] for line in maps]
-    return [name for name in found if "memfd:xenpv" in name]
+def opened(pid: int | str = "self") -> list[str]:
+    """What a process has open or mapped; nothing when it is gone."""
+    found: list[str] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+        with open(f"/proc/{pid}/maps") as maps:
+            found += [line.split(maxsplit=5)[-1] for line in maps]
+    return found
+
+
+def memfds() -> list[str]:
+    """The memory of segments that this process has open or mapped."""
+    return [name for name in opened() if "memfd:xenpv" in name]
