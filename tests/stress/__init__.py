@@ -1,0 +1,1 @@
+"""Tests that take longer than a few seconds: `./dev check` runs them."""
