@@ -1,0 +1,174 @@
+"""A vbd's rings, attached: queues, event channels, files. Made whole or not at all, and given back whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from xenpv import stats
+from xenpv.domain import Domain
+from xenpv.wire.blkif import MAX_SEGMENTS, Protocol as Abi
+from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace
+
+from .log import LOGGER
+from .options import BackendOptions
+from .pool import ServicePool
+from .queue import Queue, QueueConfig, journal_bytes
+from .rundir import BackendDirectory
+from .storage import Storage
+
+RING_PAGE_ENTRIES = 32
+"""Entries of a ring of one page, either ABI (io/ring.h's arithmetic over io/blkif.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What the two ends of a vbd settled, and what stands behind it."""
+
+    place: VbdPlace
+    rings: FrontendRings
+    adverts: BackendAdverts
+    """As the frontend could read them."""
+    disk: DiskFacts
+    storage: Storage
+    adopt: bool = False
+    """A predecessor served these very rings."""
+
+    @property
+    def notify_flag(self) -> bool:
+        return self.adverts.notify_flag and self.rings.notify_flag
+
+    @property
+    def persistent(self) -> bool:
+        return self.adverts.persistent and self.rings.persistent
+
+    @property
+    def entries(self) -> int:
+        """Entries of each ring."""
+        return RING_PAGE_ENTRIES << self.rings.order
+
+    def config(self, ring: RingKeys, spin_us: int) -> QueueConfig:
+        """The settings of the queue on `ring`."""
+        facts = self.storage.facts
+        return QueueConfig(
+            domid=self.place.frontend_domid, ring_refs=ring.refs, sectors=self.disk.sectors,
+            sector_size=self.disk.sector_size, abi=32 if self.rings.protocol is Abi.X86_32 else 64,
+            flag=self.notify_flag, persistent=self.entries * MAX_SEGMENTS if self.persistent else 0,
+            readonly=facts.readonly, flush=self.adverts.flush_cache,
+            discard=self.adverts.discard and not facts.readonly, fd=self.storage.fileno(),
+            inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt)
+
+
+class Attached(Protocol):
+    """What a `Device` holds of its connection."""
+
+    def stop(self) -> None:
+        """Take no new request; those in flight are answered before it returns."""
+        ...
+
+    def resize(self, sectors: int) -> None:
+        """The disk has `sectors` sectors of 512 bytes from the next request on."""
+        ...
+
+    def holds(self, queue: Queue) -> bool: ...
+
+    def describe(self) -> dict[str, Any]:
+        """For people and JSON."""
+        ...
+
+    def close(self, *, keep: bool) -> None:
+        """Answer what is in flight and let go of everything. `keep` leaves the files to a successor."""
+        ...
+
+
+class Connection:
+    """Rings that are served. Attaches every queue of `agreement`; see Connector."""
+
+    def __init__(self, agreement: Agreement, domain: Domain, directory: BackendDirectory, pool: ServicePool,
+                 spin_us: int) -> None:
+        self._agreement = agreement
+        self._pool = pool
+        self._queues: list[Queue] = []
+        self._pages: list[memoryview] = []
+        self._keep = agreement.adopt  # until everything stands: who adopts and fails leaves what it found
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as made:
+            for number, ring in enumerate(agreement.rings.queues):
+                self._attach(made, number, ring, domain, directory, spin_us)
+            self._engine = pool.engine_of(self._queues[0])
+            self._stack = made.pop_all()
+
+    def _attach(self, made: contextlib.ExitStack, number: int, ring: RingKeys, domain: Domain,
+                directory: BackendDirectory, spin_us: int) -> None:
+        agreement = self._agreement
+        place, fresh = agreement.place, not agreement.adopt
+        counters = directory.open_stats(place, number, fresh=fresh)
+        made.callback(lambda: counters.close(keep=self._keep))
+        journal = directory.open_journal(place, number, journal_bytes(agreement.entries), fresh=fresh)
+        made.callback(lambda: journal.close(keep=self._keep))
+        if agreement.adopt and not journal.found:
+            LOGGER.warning("domid %d devid %d: no journal to adopt ring %d with: a request that was under way may be "
+                           "answered twice, or not at all", place.frontend_domid, place.devid, number)
+        channel = domain.events.bind_interdomain(place.frontend_domid, ring.port)
+        made.callback(channel.close)
+        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us), stats=counters.memory,
+                      journal=journal.memory)
+        made.callback(queue.close)
+        self._pool.add(queue, agreement.storage)
+        made.callback(self._pool.remove, queue)
+        self._queues.append(queue)
+        self._pages.append(counters.memory)
+
+    def stop(self) -> None:
+        """See Attached."""
+        for queue in self._queues:
+            self._pool.remove(queue)
+
+    def resize(self, sectors: int) -> None:
+        """See Attached."""
+        for queue in self._queues:
+            self._pool.call(queue, lambda queue=queue: queue.resize(sectors))  # type: ignore[misc]
+
+    def holds(self, queue: Queue) -> bool:
+        return queue in self._queues
+
+    def describe(self) -> dict[str, Any]:
+        """See Attached."""
+        agreement = self._agreement
+        return {
+            "protocol": str(agreement.rings.protocol), "queues": len(self._queues), "ring_entries": agreement.entries,
+            "notify_flag": agreement.notify_flag, "persistent": agreement.persistent,
+            "engine": "inline" if agreement.storage.inline else self._engine,
+            "counters": [stats.decode_back(page) for page in self._pages],
+        }
+
+    def close(self, *, keep: bool) -> None:
+        """See Attached."""
+        self._keep = keep
+        self._pages.clear()
+        self._stack.close()
+
+
+class Connector:
+    """Makes connections; a Device is given one, and needs nothing else of the hypervisor."""
+
+    def __init__(self, domain: Domain, directory: BackendDirectory, pool: ServicePool,
+                 options: Callable[[], BackendOptions]) -> None:
+        self._domain = domain
+        self._directory = directory
+        self._pool = pool
+        self._options = options
+
+    def connect(self, agreement: Agreement) -> Attached:
+        """Bind, map and serve every ring of `agreement`.
+
+        Raises RemoteProtocolError for a ring that cannot be used, HypervisorError when a port cannot be bound,
+        StorageError when a file cannot be made.
+        """
+        return Connection(agreement, self._domain, self._directory, self._pool, self._options().spin_us)
+
+    def forget(self, place: VbdPlace) -> None:
+        """The vbd has ended: remove every file of it."""
+        self._directory.remove(place)

@@ -1,0 +1,142 @@
+"""The control socket: one line of JSON in, one out. For the owner alone.
+
+    list                            every vbd: state, storage, engine, what was negotiated, counters
+    status                          pid, hypervisor, options, number of vbds
+    resize   domid devid [bytes]    the storage's size becomes the disk's, after it grew to `bytes` -> bytes
+    shutdown                        as SIGTERM
+
+A request is an object with a key ``verb``; the answer is one with ``ok``, and ``error`` when that is false.
+
+RULES
+- Nobody holds the backend up: a client that sends too much, or does not read its answers, is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xenpv.errors import UsageError, XenpvError
+
+from .log import LOGGER
+from .watcher import Registers
+
+LINE_MAX = 65536
+"""Bytes of a request."""
+UNREAD_MAX = 16 << 20
+"""Bytes of answers that a client may leave unread."""
+CLIENTS_MAX = 32
+
+Verb = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class Control:
+    """Listens at `path` and answers with `verbs`, on the loop's thread. Raises UsageError."""
+
+    def __init__(self, path: Path, loop: Registers, verbs: Mapping[str, Verb]) -> None:
+        self._path = path
+        self._loop = loop
+        self._verbs = verbs
+        self._clients: set[_Client] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            path.unlink(missing_ok=True)  # of a dead backend: ours is the directory's lock
+            self._socket.bind(str(path))
+            os.chmod(path, 0o600)
+            self._socket.listen(CLIENTS_MAX)
+        except OSError as error:
+            self._socket.close()
+            raise UsageError(f"cannot listen at {path}: {error.strerror}") from error
+        loop.add(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as error:
+            LOGGER.debug("control socket: %s", error)  # the client has gone again
+            return
+        uid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+        if uid not in (0, os.geteuid()) or len(self._clients) >= CLIENTS_MAX:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._clients.add(_Client(self, connection))
+
+    def answer(self, line: bytes) -> bytes:
+        """The answer to one request."""
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise UsageError("a request is a JSON object with a verb")
+            verb = self._verbs.get(str(request.get("verb")))
+            if verb is None:
+                raise UsageError(f"unknown verb {request.get('verb')!r}: one of {', '.join(self._verbs)}")
+            reply = {"ok": True, **verb(request)}
+        except XenpvError as error:
+            reply = {"ok": False, "error": str(error)}
+        except (ValueError, RecursionError) as error:
+            reply = {"ok": False, "error": f"a request is one line of JSON: {error}"}
+        return json.dumps(reply).encode() + b"\n"
+
+    def register(self, fd: int, callback: Callable[[], None]) -> None:
+        self._loop.add(fd, callback)
+
+    def forget(self, client: _Client, fd: int) -> None:
+        self._loop.remove(fd)
+        self._clients.discard(client)
+
+    def close(self) -> None:
+        for client in list(self._clients):
+            client.close()
+        if self._socket.fileno() >= 0:
+            self._loop.remove(self._socket.fileno())
+            self._socket.close()
+            self._path.unlink(missing_ok=True)
+
+
+class _Client:
+    def __init__(self, control: Control, connection: socket.socket) -> None:
+        self._control = control
+        self._connection = connection
+        self._input = bytearray()
+        control.register(connection.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data = self._connection.recv(LINE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._input += data
+        while (end := self._input.find(b"\n")) >= 0:
+            line = bytes(self._input[:end])
+            del self._input[:end + 1]
+            if not self._send(self._control.answer(line)):
+                self.close()
+                return
+        if not data or len(self._input) > LINE_MAX:
+            self.close()
+
+    def _send(self, answer: bytes) -> bool:
+        """Whether all of it fitted in the socket's buffer, or the client takes it at once."""
+        if len(answer) > UNREAD_MAX:
+            return False
+        self._connection.settimeout(1.0)
+        try:
+            self._connection.sendall(answer)
+        except OSError:
+            return False
+        finally:
+            self._connection.setblocking(False)
+        return True
+
+    def close(self) -> None:
+        if self._connection.fileno() >= 0:
+            self._control.forget(self, self._connection.fileno())
+            self._connection.close()

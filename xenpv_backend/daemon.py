@@ -1,0 +1,251 @@
+"""The backend as a daemon: one loop for watches, xenbus, signals and the control socket.
+
+RULES
+- The loop's thread never enters a C loop; queues have their own threads (pool.py).
+- The end of a backend is no end of its disks: what was taken is answered, states and files stay, a successor adopts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from xenpv.domain import Domain
+from xenpv.errors import StoreConnectionError, UsageError, XenpvError
+from xenpv.xenbus import VbdPlace
+
+from . import log
+from .connection import Connector
+from .control import Control
+from .device import Device, read
+from .log import LOGGER
+from .options import BackendOptions, load_options
+from .pool import ServicePool
+from .queue import Queue
+from .rundir import BackendDirectory
+from .watcher import Watcher
+
+SCRIPT = "block-xenpv"
+"""The name of the hotplug script by which a toolstack on Xen says that a disk is ours."""
+
+
+class Loop:
+    """Waits for descriptors and calls who registered them."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def add(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call `callback` while `fd` is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def remove(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def once(self, timeout: float | None) -> None:
+        """Wait once, up to `timeout` seconds."""
+        for key, _ in self._selector.select(timeout):
+            if key.fd in self._selector.get_map():  # an earlier callback may have removed it
+                key.data()
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+class Backend:
+    """Serves every vbd of `domain` that is offered to it. stop() from any thread; all else from one.
+
+    `rundir` is the run directory of DESIGN's command line. Raises UsageError, StorageError, StoreError.
+    """
+
+    def __init__(self, domain: Domain, rundir: str | os.PathLike[str], options: BackendOptions) -> None:
+        self.options = options
+        self._domain = domain
+        self._store = domain.store
+        self._stopping = False
+        self._host_gone = False
+        self._halts: deque[Queue] = deque()
+        with contextlib.ExitStack() as made:
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            made.callback(os.close, self._wake)
+            self._loop = Loop()
+            made.callback(self._loop.close)
+            self._directory = made.enter_context(BackendDirectory(rundir))
+            made.callback(self._clean)
+            self._pool = made.enter_context(ServicePool(self._on_halt, engine=options.engine))
+            connector = Connector(domain, self._directory, self._pool, lambda: self.options)
+            self._loop.add(self._wake, self._woken)
+            self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
+                place, self._store, connector, lambda: self.options), takes=self._is_offered)
+            made.callback(self._watcher.close)
+            self._first_turn()
+            self._control = Control(self._directory.control, self._loop, {
+                "list": self._list, "status": self._status, "resize": self._resize, "shutdown": self._shutdown})
+            made.callback(self._control.close)
+            self._made = made.pop_all()
+
+    def _first_turn(self) -> None:
+        """Every vbd that is there has its Device when this returns, and what is left of others is gone."""
+        self._watcher.take_events()
+        self._watcher.turn()
+        stale = self._directory.remove_stale(self._watcher.devices)
+        if stale:
+            LOGGER.info("removed what was left of disks that are gone: %s", ", ".join(stale))
+
+    def _is_offered(self, place: VbdPlace) -> bool:
+        """On the emulated Xen there is no other backend; on Xen the kernel's is, and the script's name tells them."""
+        if self._domain.uri.startswith("emulated:"):
+            return True
+        script = read(self._store, f"{place.backend}/script") or b""
+        return script.rpartition(b"/")[2].split(b" ")[0] == SCRIPT.encode()
+
+    def serve(self) -> None:
+        """Until stop(). Raises StoreConnectionError when the store is gone for good."""
+        try:
+            while not self._stopping:
+                self._loop.once(self._watcher.turn())
+        except StoreConnectionError:
+            self._host_gone = True
+            raise
+
+    def stop(self) -> None:
+        """Make serve() return. For a signal handler and for any thread, before close()."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def _on_halt(self, queue: Queue) -> None:
+        """In a service thread."""
+        self._halts.append(queue)
+        os.eventfd_write(self._wake, 1)
+
+    def _woken(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._halts:
+            self._watcher.halted(self._halts.popleft())
+
+    def close(self) -> None:
+        """Answer what was taken, and let go. States and the files of connected vbds stay for a successor."""
+        self._made.close()
+
+    def _clean(self) -> None:
+        """When the hypervisor is gone, so is every vbd, and nobody will need its files."""
+        if self._host_gone:
+            self._directory.remove_stale([])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    # The control socket's verbs.
+
+    def _list(self, request: dict[str, Any]) -> dict[str, Any]:
+        places = sorted(self._watcher.devices, key=lambda place: (place.frontend_domid, place.devid))
+        return {"devices": [self._watcher.devices[place].describe() for place in places]}
+
+    def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "hypervisor": self._domain.uri, "domid": self._domain.domid,
+                "directory": str(self._directory.path), "devices": len(self._watcher.devices),
+                "options": asdict(self.options)}
+
+    def _resize(self, request: dict[str, Any]) -> dict[str, Any]:
+        size = request.get("bytes")
+        if size is not None and (type(size) is not int or size <= 0):
+            raise UsageError(f"bytes is a size, not {size!r}")
+        for place, device in self._watcher.devices.items():
+            if (place.frontend_domid, place.devid) == (request.get("domid"), request.get("devid")):
+                return {"bytes": device.resize(size)}
+        raise UsageError(f"there is no disk {request.get('devid')!r} of domain {request.get('domid')!r} here")
+
+    def _shutdown(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.stop()
+        return {}
+
+
+def notify_service_manager(state: str) -> None:
+    """Tell systemd, if it started us and asked for it (sd_notify(3)): ``READY=1``, ``STOPPING=1``."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.sendto(state.encode(), address.replace("@", "\0", 1))
+    except OSError as error:
+        LOGGER.warning("cannot tell the service manager %s: %s", state, error.strerror)
+
+
+class _Signals:
+    """SIGTERM and SIGINT end the backend, the second one at once; SIGHUP calls `reload`. For the main thread."""
+
+    def __init__(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+        self._stop = stop
+        self._reload = reload
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._reload()
+        elif self._asked:
+            os._exit(1)  # what was taken stands in the journals
+        else:
+            self._asked = True
+            self._stop()
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def run(domain: Domain, rundir: str | os.PathLike[str], *, ready: Callable[[], None] | None = None,
+        options: BackendOptions | None = None,
+        reload: Callable[[], BackendOptions] = load_options) -> int:
+    """Serve `domain`'s vbds until SIGTERM. The exit status: 0, 1 failed, 2 usage. For the main thread.
+
+    `ready` is called once every vbd that was there is served. `options` None: `reload()`, which SIGHUP calls too.
+    """
+    try:
+        options = reload() if options is None else options
+        log.configure(options.log_level)
+        with Backend(domain, rundir, options) as backend:
+            def reread() -> None:
+                try:
+                    backend.options = reload()
+                except XenpvError as error:
+                    LOGGER.error("the configuration stays as it was: %s", error)
+                else:
+                    log.configure(backend.options.log_level)
+                    LOGGER.info("configuration read again; it counts for new connections")
+
+            with _Signals(backend.stop, reread):
+                notify_service_manager("READY=1")
+                if ready is not None:
+                    ready()
+                backend.serve()
+                notify_service_manager("STOPPING=1")
+                LOGGER.info("ends: what was taken is answered, connected disks wait for the next backend")
+                backend.close()
+    except UsageError as error:
+        print(f"xenpv: {log.one_line(str(error))}", file=sys.stderr)
+        return 2
+    except XenpvError as error:
+        print(f"xenpv: {log.one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,84 @@
+"""What may be set for a backend, and the files it is set in. Nothing has to be."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from xenpv.errors import UsageError
+
+from .queue import ENGINES
+from .storage import CACHES
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """Every option, by its name in backend.toml. What changes while the backend runs counts for new connections.
+
+    Raises UsageError for a value that cannot be.
+    """
+
+    engine: str = "auto"
+    """One of queue.ENGINES; read at start alone."""
+    cache: str = "auto"
+    """One of storage.CACHES."""
+    spin_us: int = 20
+    """How long a queue that found nothing looks again before it sleeps, microseconds."""
+    max_queues: int = 4
+    """Rings of one disk that are offered."""
+    max_ring_page_order: int = 4
+    """A ring of 2**order pages is offered."""
+    notify_flag: bool = True
+    """The notify-suppression flag is offered."""
+    persistent: bool = True
+    """Persistent grants are offered."""
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("log_level", LEVELS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")
+        for name, low, high in (("spin_us", 0, 1000), ("max_queues", 1, 16), ("max_ring_page_order", 0, 4)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")
+        for name in ("notify_flag", "persistent"):
+            if type(getattr(self, name)) is not bool:
+                raise UsageError(f"{name} = {getattr(self, name)!r}: want true or false")
+
+
+def config_files() -> list[Path]:
+    """/etc/xenpv/backend.toml, then the user's own; what a later one says counts."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return [Path("/etc/xenpv/backend.toml"), Path(home) / "xenpv" / "backend.toml"]
+
+
+def load_options(files: Sequence[Path] | None = None, **given: Any) -> BackendOptions:
+    """The options of `files` (None: config_files()) that are there, under those `given`. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for path in config_files() if files is None else files:
+        try:
+            with open(path, "rb") as file:
+                values |= _checked(path, tomllib.load(file))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:  # also TOMLDecodeError and bytes that are no UTF-8
+            raise UsageError(f"{path}: {error}") from error
+    return BackendOptions(**(values | given))
+
+
+def _checked(path: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = [field.name for field in fields(BackendOptions)]
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{path}: there is no option {name!r}, only {', '.join(known)}")
+    return values

@@ -1,0 +1,205 @@
+"""The threads that serve queues.
+
+A queue gets a service thread of its own until there are as many as CPUs; then it goes to the one with the fewest. A
+queue whose storage is in Python has its own thread always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from xenpv.errors import ClosedError, RemoteProtocolError
+from xenpv.wire.blkif import Status
+
+from .log import LOGGER
+from .queue import Queue, Request, Service
+from .storage import Storage
+
+BATCH = 32
+"""Requests that a storage in Python is given at once."""
+
+
+class Server(Protocol):
+    """A thread that serves queues."""
+
+    engine: str
+
+    def add(self, queue: Queue) -> None: ...
+    def remove(self, queue: Queue) -> None: ...
+    def call(self, function: Callable[[], None]) -> None: ...
+    def close(self) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class PythonServer:
+    """A thread that serves one queue from a storage in Python."""
+
+    engine = "python"
+
+    def __init__(self, storage: Storage, on_halt: Callable[[Queue], None]) -> None:
+        self._storage = storage
+        self._on_halt = on_halt
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._ending = False
+        self._calls: list[tuple[Callable[[], None], threading.Event]] = []
+        self._lock = threading.Lock()
+        self._queue: Queue | None = None
+        self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._queue is None else 1
+
+    def add(self, queue: Queue) -> None:
+        """Serve `queue` from now on; one alone."""
+        self._queue = queue
+        self._thread = threading.Thread(target=self._serve, args=(queue,), name="xenpv-storage", daemon=True)
+        self._thread.start()
+
+    def remove(self, queue: Queue) -> None:
+        """Serve it no more. Returns when what it took is answered."""
+        if self._thread is None or queue is not self._queue:
+            return
+        self._ending = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self._thread = self._queue = None
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the thread, between two batches."""
+        done = threading.Event()
+        with self._lock:
+            if self._ending or self._thread is None:
+                raise ClosedError("the queue is served no more")
+            self._calls.append((function, done))
+        os.eventfd_write(self._wake, 1)
+        done.wait()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._queue is not None:
+            self.remove(self._queue)
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+
+    def _serve(self, queue: Queue) -> None:
+        try:
+            while not self._ending:
+                try:
+                    requests = queue.next(BATCH, None, self._wake)
+                except InterruptedError:
+                    continue
+                if requests:
+                    self._handle(queue, requests)
+                else:
+                    self._take_calls()
+        except RemoteProtocolError:
+            self._on_halt(queue)
+        finally:
+            # Those who call now are answered by the end of the thread.
+            with self._lock:
+                self._ending = True
+            self._run_calls()
+
+    def _handle(self, queue: Queue, requests: list[Request]) -> None:
+        for request in requests:
+            request.status = Status.ERROR  # unless the storage says otherwise
+        try:
+            self._storage.handle(requests)
+        except Exception as error:  # whatever it is: the requests are answered, and the next ones are tried
+            LOGGER.error("domid %d: %s failed: %s", queue.config.domid, self._storage.name, error)
+        queue.complete(requests)
+
+    def _take_calls(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        self._run_calls()
+
+    def _run_calls(self) -> None:
+        with self._lock:
+            calls, self._calls = self._calls, []
+        for function, done in calls:
+            try:
+                function()
+            finally:
+                done.set()
+
+
+class ServicePool:
+    """Distributes queues over threads. For the main thread alone.
+
+    `on_halt` is called in a service thread for a queue whose frontend broke the ring's rules; it must not block.
+    """
+
+    def __init__(self, on_halt: Callable[[Queue], None], *, engine: str = "auto", threads: int | None = None) -> None:
+        self._on_halt = on_halt
+        self._engine = engine
+        self._limit = len(os.sched_getaffinity(0)) if threads is None else threads
+        self._services: list[Service] = []
+        self._servers: dict[int, Server] = {}
+
+    def add(self, queue: Queue, storage: Storage) -> None:
+        """Serve `queue`. Raises StorageError when the engine asked for cannot be had."""
+        server: Server
+        if storage.fileno() < 0:
+            server = PythonServer(storage, self._on_halt)
+        else:
+            server = self._service()
+        self._servers[id(queue)] = server
+        try:
+            server.add(queue)
+        except BaseException:
+            self._drop(queue, server)
+            raise
+
+    def _service(self) -> Service:
+        if len(self._services) < self._limit:
+            self._services.append(Service(engine=self._engine, on_halt=self._on_halt))
+            return self._services[-1]
+        return min(self._services, key=len)
+
+    def remove(self, queue: Queue) -> None:
+        """Serve it no more. Returns when its requests in flight are answered."""
+        server = self._servers.get(id(queue))
+        if server is not None:
+            try:
+                server.remove(queue)
+            finally:
+                self._drop(queue, server)
+
+    def _drop(self, queue: Queue, server: Server) -> None:
+        """End a thread that has nothing to serve any more."""
+        del self._servers[id(queue)]
+        if len(server):
+            return
+        if isinstance(server, Service):
+            self._services.remove(server)
+        server.close()
+
+    def call(self, queue: Queue, function: Callable[[], None]) -> None:
+        """Run `function` in the thread that serves `queue`, between two turns."""
+        self._servers[id(queue)].call(function)
+
+    def engine_of(self, queue: Queue) -> str:
+        """What does the queue's I/O that waits for a device: ``io_uring``, ``threads`` or ``python``."""
+        return self._servers[id(queue)].engine
+
+    def close(self) -> None:
+        """Let go of every queue, after its requests in flight were answered, and end the threads."""
+        servers = {id(server): server for server in (*self._servers.values(), *self._services)}
+        self._servers.clear()
+        self._services.clear()
+        for server in servers.values():
+            server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,92 @@
+"""What the backend asks of a storage, whatever is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from xenpv.domain import Closable
+from xenpv.errors import StorageError
+
+SECTOR = 512
+"""Bytes of the unit that sizes and offsets are in, whatever a disk's sector size is (io/blkif.h)."""
+
+
+class StorageBusyError(StorageError):
+    """Another process holds the storage; it may let go in a moment, so asking again makes sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """What a disk on this storage is. Sizes are bytes, but for `sectors`."""
+
+    sectors: int
+    """The size in units of 512 bytes."""
+    readonly: bool
+    sector_size: int = SECTOR
+    """Logical sector size: every request is a whole number of them."""
+    physical_sector_size: int = SECTOR
+    flush: bool = True
+    """A flush makes what was written before it durable."""
+    discard: bool = False
+    """A range can be given back, and reads as zero from then on."""
+    discard_granularity: int = 0
+    discard_alignment: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.sectors * SECTOR
+
+
+class StorageRequest(Protocol):
+    """A checked request, as `xenpv_backend.queue.Request` is. `sector` is in 512 bytes, `bytes` in bytes."""
+
+    op: int
+    """BLKIF_OP_READ, _WRITE, _FLUSH_DISKCACHE or _DISCARD (io/blkif.h)."""
+    sector: int
+    bytes: int
+    data: memoryview | None
+    flush_first: bool
+    status: int
+
+
+class Storage(Closable, Protocol):
+    """Where a disk's bytes are.
+
+    Either it has a descriptor, which the core reads and writes by itself, or it is done in Python by handle().
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def cache(self) -> str:
+        """How it is reached, for people: ``direct``, ``buffered``, ``memory``."""
+        ...
+
+    @property
+    def facts(self) -> StorageFacts: ...
+
+    @property
+    def inline(self) -> bool:
+        """Reads and writes never wait for a device, so a thread or a ring of its own would only cost."""
+        ...
+
+    def fileno(self) -> int:
+        """The descriptor, or -1: then handle() does the work."""
+        ...
+
+    def handle(self, requests: Sequence[StorageRequest]) -> None:
+        """Do them, and set the `status` of each (BLKIF_RSP_*). Called by one thread at a time."""
+        ...
+
+    def refresh(self) -> StorageFacts:
+        """Look at the size again, and return the facts as they are now. Raises StorageError."""
+        ...
+
+    def grow(self, size: int) -> StorageFacts:
+        """Make it `size` bytes, which must not be fewer than now. Raises StorageError."""
+        ...
