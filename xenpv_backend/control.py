@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xenpv.errors import UsageError, XenpvError
+from xenpv.errors import DeviceError, UsageError, XenpvError
 
 from .log import LOGGER
 from .watcher import Registers
@@ -31,6 +31,9 @@ LINE_MAX = 65536
 UNREAD_MAX = 16 << 20
 """Bytes of answers that a client may leave unread."""
 CLIENTS_MAX = 32
+
+ANSWER_TIMEOUT = 30.0
+"""Seconds that request() waits: a resize waits for what is in flight."""
 
 Verb = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -140,3 +143,26 @@ class _Client:
         if self._connection.fileno() >= 0:
             self._control.forget(self, self._connection.fileno())
             self._connection.close()
+
+
+def request(rundir: str | os.PathLike[str], verb: str, **arguments: Any) -> dict[str, Any]:
+    """Ask the backend of the run directory `rundir`, and return its answer.
+
+    Raises UsageError when no backend runs there, DeviceError with the backend's words when it refused or went away.
+    """
+    path = Path(rundir) / "backend" / "control"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_TIMEOUT)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            raise UsageError(f"no backend answers at {path} ({error.strerror}): start it, `xenpv backend run`") from error
+        try:
+            connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as answers:
+                answer = json.loads(answers.readline())
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"the backend at {path} went away without an answer: see its log") from error
+    if not answer.pop("ok"):
+        raise DeviceError(str(answer["error"]))
+    return dict(answer)
