@@ -156,7 +156,8 @@ def request(rundir: str | os.PathLike[str], verb: str, **arguments: Any) -> dict
         try:
             connection.connect(str(path))
         except OSError as error:
-            raise UsageError(f"no backend answers at {path} ({error.strerror}): start it, `xenpv backend run`") from error
+            raise UsageError(f"no backend answers at {path} ({error.strerror}): start it, `xenpv backend run`"
+                             ) from error
         try:
             connection.sendall(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
             with connection.makefile("rb") as answers:

@@ -121,12 +121,15 @@ class Device:
     def turn(self) -> None:
         """Look, and do what follows. Raises StoreConnectionError when the store cannot be reached."""
         self.deadline = None
+        if self.ended:
+            return
         for _ in range(STEPS_PER_TURN):
             now = self._look()
             if self._fault is not None:
                 fault, self._fault = self._fault, None
-                if self._connection is None or not self._fail(now, fault):
-                    continue
+                if self._connection is not None:
+                    self._fail(now, fault)
+                continue
             step = next_step(now)
             if self._is_refused(now) or not (step.actions or step.state) or not self._do(now, step):
                 break
@@ -194,7 +197,10 @@ class Device:
             self._try_again(LATER, f"{step.why}: {error}")
             return False
         except XenpvError as error:
-            return self._may_wait(now, step, error) or self._fail(now, error)
+            if self._may_wait(now, step, error):
+                return False
+            self._fail(now, error)
+            return True
         if self.ended:
             return False
         self._trying_since, self._complaint = None, ""
@@ -250,8 +256,8 @@ class Device:
 
         return self._store.transact(write)
 
-    def _fail(self, now: Situation, error: XenpvError) -> bool:
-        """An action failed for good: the connection ends, and the other end is told. True: look again."""
+    def _fail(self, now: Situation, error: XenpvError) -> None:
+        """An action failed for good: the connection ends, and the other end is told."""
         level = logging.WARNING if isinstance(error, RemoteProtocolError) else logging.ERROR
         self._log.guest(f"{error}; the connection ends", level)
         self._trying_since, self._complaint = None, ""
@@ -260,7 +266,6 @@ class Device:
         if now.own is not XenbusState.CLOSED:
             self._write(now.own, FAILED.state, {})
         self._say_error(str(error))
-        return True
 
     def _may_wait(self, now: Situation, step: Step, error: XenpvError) -> bool:
         """Whether the step is tried again later: what stopped it ends by itself, or must not end a guest's disk."""

@@ -208,7 +208,8 @@ def test_second_writer_is_refused(world: World, monkeypatch: pytest.MonkeyPatch)
     with RawFrontend(world.guest, world.attach()) as frontend:
         second = world.attach(devid=DEVID + 16)
         wait_state(world.dom0.store, second.backend, XenbusState.CLOSED)
-        assert b"in use" in world.dom0.store.read(f"/local/domain/0/error/backend/vbd/{world.guest.domid}/{DEVID + 16}/error")
+        error = f"/local/domain/0/error/backend/vbd/{world.guest.domid}/{DEVID + 16}/error"
+        assert b"in use" in world.dom0.store.read(error)
         assert frontend.io(Op.READ, 0, 512)[0] == 0
 
 
@@ -217,7 +218,7 @@ def test_missing_image_names_the_mend(world: World, until: Callable[..., None]) 
     wait_state(world.dom0.store, place.backend, XenbusState.CLOSED)
     error = f"/local/domain/0/error/backend/vbd/{world.guest.domid}/{DEVID}/error"
     until(lambda: world.dom0.store.exists(error), "the reason stands in the store")
-    assert world.dom0.store.read(error) == b"cannot open /nonexistent/disk.img: there is no such file: check the disk's target"
+    assert world.dom0.store.read(error).endswith(b"there is no such file: check the disk's target")
 
 
 @pytest.mark.parametrize("line,answer", [

@@ -82,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         storage.FORMATS["stuck"] = storage.FORMATS["raw"]
     try:
         with open_domain(f"emulated:{arguments[0]}") as domain:
-            return run(domain, arguments[0], ready=lambda: print("ready", flush=True), options=BackendOptions(spin_us=0))
+            return run(domain, arguments[0], options=BackendOptions(spin_us=0),
+                       ready=lambda: print("ready", flush=True))
     finally:
         sys.stdout.flush()
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from xenpv.domain import PAGE_SIZE, Domain, Store
+from xenpv.domain import PAGE_SIZE, Domain, Store, Transaction
 from xenpv.errors import NoEntryError
 from xenpv.ring import initialise
 from xenpv.wire.blkif import Op, Protocol
@@ -23,11 +23,15 @@ def attach(store: Store, domid: int, params: str, *, writable: bool = True, devi
     """What a toolstack does: the nodes of a new vbd, in one transaction."""
     place = VbdPlace(0, domid, devid)
     nodes = vbd_nodes(place, writable=writable, params=params)
-    with_libxl = (nodes.frontend, nodes.backend)
-    store.transact(lambda transaction: [
-        (transaction.mkdir(node.path), transaction.set_permissions(node.path, node.permissions),
-         [transaction.write(f"{node.path}/{key}", value) for key, value in node.keys.items()])
-        for node in with_libxl])
+
+    def write(transaction: Transaction) -> None:
+        for node in (nodes.frontend, nodes.backend):
+            transaction.mkdir(node.path)
+            transaction.set_permissions(node.path, node.permissions)
+            for key, value in node.keys.items():
+                transaction.write(f"{node.path}/{key}", value)
+
+    store.transact(write)
     return place
 
 
