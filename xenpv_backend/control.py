@@ -8,7 +8,7 @@
 A request is an object with a key ``verb``; the answer is one with ``ok``, and ``error`` when that is false.
 
 RULES
-- Nobody holds the backend up: a client that sends too much, or does not read its answers, is dropped.
+- Nobody holds the backend up for longer than a second: a client that sends too much, or does not read, is dropped.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class _Client:
             self.close()
 
     def _send(self, answer: bytes) -> bool:
-        """Whether all of it fitted in the socket's buffer, or the client takes it at once."""
+        """Whether the client took it within a second."""
         if len(answer) > UNREAD_MAX:
             return False
         self._connection.settimeout(1.0)
