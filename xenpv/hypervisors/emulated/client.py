@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from importlib import import_module
 from types import TracebackType
 from typing import Self
 
 from xenpv.domain import Store
 from xenpv.errors import ClosedError
+from xenpv.store import XenStore
 
 from .channels import Channels
 from .link import Link
@@ -78,8 +78,8 @@ class EmulatedDomain:
         self._open()
         with self._store_lock:
             if self._store is None:
-                store: Store = import_module("xenpv.store").XenStore(self.directory / "xenstored")
-                self._store = store
+                # A host that is gone took its domains along: there is nothing to connect to again.
+                self._store = XenStore(self.directory / "xenstored", reconnect=0)
             return self._store
 
     def open_core(self) -> EmulatedCore:
