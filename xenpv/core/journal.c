@@ -51,9 +51,9 @@ uint32_t xenpv_journal_unanswered(struct xenpv_journal *journal, uint32_t answer
         struct xenpv_taken *taken = &journal->taken[slot];
         if (!taken->valid)
             continue;
-        /* Copied but not counted as taken: it still stands in the ring and is taken from there. */
-        int counted = journal->taken_to - taken->index - 1 < journal->entries;
-        if (counted && !was_answered(journal, slot, answered_to))
+        /* Copied but not counted as taken: it still stands in the ring and is taken from there. Only the last one can be;
+         * how old an index is says nothing, as a request may wait while any number of later ones is answered. */
+        if (taken->index != journal->taken_to && !was_answered(journal, slot, answered_to))
             slots[count++] = slot;
         else
             taken->valid = 0;
