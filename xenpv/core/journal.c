@@ -74,9 +74,11 @@ void xenpv_journal_answer(struct xenpv_journal *journal, uint32_t slot, uint32_t
 {
     struct xenpv_answered *answered = &xenpv_journal_answered(journal)[response & (journal->entries - 1)];
 
+    /* The response index first: from here until it is published the entry names no answer, also half written. */
+    answered->response = response;
+    atomic_signal_fence(memory_order_seq_cst);
     answered->slot = slot;
     answered->request = journal->taken[slot].index;
-    answered->response = response;
     atomic_signal_fence(memory_order_seq_cst); /* before the response that it describes is published */
 }
 
