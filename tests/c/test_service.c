@@ -1,0 +1,233 @@
+/* A frontend in this thread, the service in another, a disk between them: every byte is right, nothing stays mapped, and no
+ * wake-up is lost (zero rescues), in every engine, mode and ABI. */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "queue.h"
+
+#define SECTORS 16384u
+enum { INLINE = -1 };
+
+static void served(int engine, const struct queue_options *options, uint32_t count, uint32_t depth, uint32_t max_pages)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct queue_options o = *options;
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(SECTORS, engine == INLINE, &model);
+
+    o.inline_io = engine == INLINE;
+    queue_open(&queue, &o);
+    queue_front(&queue);
+    queue_back(&queue, fd, SECTORS, 0);
+    server_start(&server, engine == INLINE ? XENPV_ENGINE_AUTO : engine, queues, 1);
+    queue_exercise(&queue, model, SECTORS, count, depth, max_pages, 99);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_FLUSH, 0, 0, 0), XENPV_RSP_OKAY);
+    server_stop(&server);
+    CHECK_EQ(queue.stats.errors, 0);
+    CHECK_EQ(queue.stats.refused, 0);
+    CHECK(queue.stats.requests[XENPV_OP_FLUSH] == 1);
+    CHECK(queue.domain.live == (1 << o.order) + (int64_t)queue.back->persistent.count);
+    CHECK(queue.back->persistent.count <= o.persistent);
+    CHECK_EQ(xenpv_front_stats(queue.front)->rescues, 0);
+    queue_close(&queue);
+    disk_check(fd, model, SECTORS);
+}
+
+static void in_both_modes(int engine, struct queue_options options)
+{
+    for (options.flag = 0; options.flag < 2; options.flag++)
+        for (options.abi = 32; options.abi <= 64; options.abi += 32)
+            served(engine, &options, 300, 8, 4);
+}
+
+TEST(inline_serves) { in_both_modes(INLINE, (struct queue_options){ .start = UINT32_MAX - 100 }); }
+TEST(uring_serves) { in_both_modes(XENPV_ENGINE_URING, (struct queue_options){ .start = UINT32_MAX - 100 }); }
+TEST(threads_serve) { in_both_modes(XENPV_ENGINE_THREADS, (struct queue_options){ .start = UINT32_MAX - 100 }); }
+
+TEST(every_page_order_serves)
+{
+    for (uint32_t order = 0; order <= 4; order++) {
+        struct queue_options options = { .order = order, .flag = order & 1, .max_ios = 512, .start = UINT32_MAX - 200 };
+        served(INLINE, &options, 1200, 200, 2);
+        served(XENPV_ENGINE_URING, &options, 400, 64, 2);
+        options.abi = 32;
+        served(XENPV_ENGINE_THREADS, &options, 300, 64, 2);
+    }
+}
+
+/* Fewer standing mappings than pages in use, so that some are put out again and again. */
+TEST(persistent_grants_serve_and_stay_few)
+{
+    static const uint32_t caps[] = { 1, 3, 16, 4096 };
+
+    for (unsigned i = 0; i < 4; i++) {
+        struct queue_options options = { .persistent = caps[i], .flag = 1 };
+        served(INLINE, &options, 300, 8, 4);
+        served(XENPV_ENGINE_URING, &options, 300, 8, 4);
+        options.copy = 1;
+        served(XENPV_ENGINE_THREADS, &options, 300, 8, 4);
+    }
+}
+
+TEST(copy_mode_serves)
+{
+    in_both_modes(XENPV_ENGINE_URING, (struct queue_options){ .copy = 1 });
+    in_both_modes(INLINE, (struct queue_options){ .indirect = 1 });
+}
+
+TEST(one_at_a_time_sleeps_and_wakes)
+{
+    for (uint32_t flag = 0; flag < 2; flag++) {
+        served(INLINE, &(struct queue_options){ .flag = flag }, 600, 1, 2);
+        served(XENPV_ENGINE_URING, &(struct queue_options){ .flag = flag }, 200, 1, 2);
+        served(XENPV_ENGINE_THREADS, &(struct queue_options){ .flag = flag, .abi = 32 }, 200, 1, 2);
+    }
+}
+
+TEST(spinning_serves)
+{
+    for (uint32_t flag = 0; flag < 2; flag++) {
+        served(INLINE, &(struct queue_options){ .flag = flag, .spin_ns = 20000 }, 600, 4, 2);
+        served(XENPV_ENGINE_URING, &(struct queue_options){ .flag = flag, .spin_ns = 20000 }, 300, 4, 2);
+    }
+}
+
+TEST(sectors_of_4096_bytes)
+{
+    served(INLINE, &(struct queue_options){ .sector_size = 4096 }, 300, 8, 4);
+    served(XENPV_ENGINE_URING, &(struct queue_options){ .sector_size = 4096, .persistent = 20 }, 300, 8, 4);
+}
+
+/* One I/O of 2 MiB is 47 requests, more than the ring holds. */
+TEST(an_io_larger_than_a_request_is_split)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(SECTORS, 0, &model);
+
+    queue_open(&queue, &(struct queue_options){ .flag = 1 });
+    queue_front(&queue);
+    queue_back(&queue, fd, SECTORS, 0);
+    server_start(&server, XENPV_ENGINE_URING, queues, 1);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_READ, 1001, 512 * 4096, 0), XENPV_RSP_OKAY);
+    CHECK(memcmp(queue_page(&queue, 0), model + 1001 * 512, 512 * 4096) == 0);
+    memset(queue_page(&queue, 0), 0x3c, 512 * 4096);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_WRITE, 3, 511 * 4096 + 512, 0), XENPV_RSP_OKAY);
+    memset(model + 3 * 512, 0x3c, 511 * 4096 + 512);
+    CHECK_EQ(queue.stats.requests[XENPV_OP_READ], 47);
+    CHECK_EQ(queue.stats.bytes_read, 512 * 4096);
+    CHECK_EQ(queue.stats.bytes_written, 511 * 4096 + 512);
+    /* Its first part is on the disk and its last is not: the whole fails. */
+    CHECK_EQ(queue_io(&queue, XENPV_OP_READ, SECTORS - 2000, 512 * 4096, 0), XENPV_RSP_ERROR);
+    CHECK_EQ(xenpv_front_stats(queue.front)->rescues, 0);
+    server_stop(&server);
+    queue_close(&queue);
+    disk_check(fd, model, SECTORS);
+}
+
+static void discards(int engine)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(SECTORS, 1, &model); /* in memory: every tmpfs can punch holes */
+
+    queue_open(&queue, &(struct queue_options){ .flag = 1, .inline_io = engine == INLINE });
+    queue_front(&queue);
+    queue_back(&queue, fd, SECTORS, 0);
+    server_start(&server, engine == INLINE ? XENPV_ENGINE_AUTO : engine, queues, 1);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, 800, 1600 * 512, 0), XENPV_RSP_OKAY);
+    memset(model + 800 * 512, 0, 1600 * 512);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_READ, 799, 4096, 0), XENPV_RSP_OKAY);
+    CHECK(memcmp(queue_page(&queue, 0), model + 799 * 512, 4096) == 0);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, SECTORS - 1, 1024, 0), XENPV_RSP_ERROR);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_FLUSH, 0, 0, 0), XENPV_RSP_OKAY);
+    CHECK_EQ(queue.stats.bytes_discarded, 1600 * 512);
+    CHECK_EQ(xenpv_front_stats(queue.front)->rescues, 0);
+    server_stop(&server);
+    queue_close(&queue);
+    disk_check(fd, model, SECTORS);
+}
+
+TEST(inline_discards) { discards(INLINE); }
+TEST(uring_discards) { discards(XENPV_ENGINE_URING); }
+TEST(threads_discard) { discards(XENPV_ENGINE_THREADS); }
+
+/* Linux may send data with a flush. Nothing else is in flight, so nothing else can wake what waits for its second half. */
+static void flushes_then_writes(int engine)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct raw_response response;
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(64, engine == INLINE, &model);
+
+    queue_open(&queue, &(struct queue_options){ .flag = 1, .inline_io = engine == INLINE });
+    queue_raw(&queue);
+    queue_back(&queue, fd, 64, 0);
+    server_start(&server, engine == INLINE ? XENPV_ENGINE_AUTO : engine, queues, 1);
+    for (uint32_t i = 0; i < 6; i++) {
+        struct raw_request request = raw_page(XENPV_OP_FLUSH, i, 8 * i, i);
+        memset(queue_page(&queue, i), (int)i + 1, 4096);
+        memset(model + 4096 * i, (int)i + 1, 4096);
+        raw_put(&queue, &request);
+        raw_wait(&queue, &response);
+        CHECK_EQ(response.id, i);
+        CHECK_EQ(response.op, XENPV_OP_FLUSH);
+        CHECK_EQ(response.status, XENPV_RSP_OKAY);
+    }
+    server_stop(&server);
+    queue_close(&queue);
+    disk_check(fd, model, 64);
+}
+
+TEST(inline_flushes_then_writes) { flushes_then_writes(INLINE); }
+TEST(uring_flushes_then_writes) { flushes_then_writes(XENPV_ENGINE_URING); }
+TEST(threads_flush_then_write) { flushes_then_writes(XENPV_ENGINE_THREADS); }
+
+TEST(readonly_disks_are_read_only)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(SECTORS, 1, &model);
+
+    queue_open(&queue, &(struct queue_options){ .readonly = 1, .inline_io = 1 });
+    queue_front(&queue);
+    queue_back(&queue, fd, SECTORS, 0);
+    server_start(&server, XENPV_ENGINE_AUTO, queues, 1);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_WRITE, 8, 4096, 0), XENPV_RSP_ERROR);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, 8, 4096, 0), XENPV_RSP_ERROR);
+    CHECK_EQ(queue.stats.refused, 2);
+    CHECK_EQ(queue_io(&queue, XENPV_OP_READ, 8, 4096, 0), XENPV_RSP_OKAY);
+    server_stop(&server);
+    queue_close(&queue);
+    disk_check(fd, model, SECTORS);
+}
+
+/* A successor of a service that was stopped with nothing in flight goes on where it left the ring. */
+TEST(a_successor_serves_on)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct server server;
+    uint8_t *model;
+    int fd = disk_open(SECTORS, 0, &model);
+
+    queue_open(&queue, &(struct queue_options){ .flag = 1, .persistent = 9 });
+    queue_front(&queue);
+    for (int life = 0; life < 4; life++) {
+        queue_back(&queue, fd, SECTORS, life > 0);
+        server_start(&server, XENPV_ENGINE_AUTO, queues, 1);
+        queue_exercise(&queue, model, SECTORS, 100, 8, 2, (uint64_t)life);
+        server_stop(&server);
+        xenpv_back_close(queue.back);
+        queue.back = NULL;
+        CHECK_EQ(queue.domain.live, 0);
+    }
+    queue_close(&queue);
+    disk_check(fd, model, SECTORS);
+}
