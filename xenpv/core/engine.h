@@ -7,6 +7,7 @@
 struct xenpv_engine {
     const char *name;
     int fd; /* readable when `reap` may find something */
+    uint32_t unsent; /* submitted, and not handed to the kernel yet: kick again before any long sleep */
     /* Starts slot's operation on its queue's descriptor. 0, or -EAGAIN: reap first. */
     int (*submit)(struct xenpv_engine *, struct xenpv_slot *);
     /* Hands what was submitted to the kernel, and lets it finish what is ready. 0 or -errno. */

@@ -27,7 +27,6 @@ struct uring {
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
     uint32_t tail;      /* of the submission queue, not shown to the kernel yet */
-    uint32_t shown;     /* shown, and not consumed by io_uring_enter yet */
     uint32_t in_flight; /* what may come back: never more than the completion queue holds */
 };
 
@@ -74,7 +73,7 @@ static int uring_submit(struct xenpv_engine *engine, struct xenpv_slot *slot)
     prepare(&u->sqes[index], slot);
     u->sq_array[index] = index;
     u->tail++;
-    u->shown++;
+    u->base.unsent++;
     u->in_flight++;
     return 0;
 }
@@ -87,14 +86,14 @@ static int uring_kick(struct xenpv_engine *engine)
         & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
     int n;
 
-    if (!u->shown && !work)
+    if (!u->base.unsent && !work)
         return 0;
     /* Release: the entries are seen before the tail that covers them. */
     atomic_store_explicit(u->sq_tail, u->tail, memory_order_release);
-    n = enter(u, u->shown, IORING_ENTER_GETEVENTS);
+    n = enter(u, u->base.unsent, IORING_ENTER_GETEVENTS);
     if (n < 0)
         return errno == EINTR || errno == EAGAIN || errno == EBUSY ? 0 : -errno; /* tried again at the next turn */
-    u->shown -= (uint32_t)n;
+    u->base.unsent -= (uint32_t)n;
     return 0;
 }
 
@@ -104,7 +103,7 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
     uint32_t head = atomic_load_explicit(u->cq_head, memory_order_relaxed); /* only we write it */
     /* Acquire: completions are read after the tail that covers them. */
     uint32_t tail = atomic_load_explicit(u->cq_tail, memory_order_acquire);
-    uint32_t count = 0;
+    uint32_t count = 0, resubmitted = 0;
 
     for (; head != tail && count < max; head++) {
         const struct io_uring_cqe *cqe = &u->cqes[head & u->cq_mask];
@@ -114,8 +113,10 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
         u->in_flight--;
         if (slot->flush_first && result >= 0) {
             slot->flush_first = 0;
-            if (uring_submit(engine, slot) == 0)
+            if (uring_submit(engine, slot) == 0) {
+                resubmitted = 1;
                 continue;
+            }
             result = xenpv_io_now(slot);
         } else if (slot->segments && result >= 0 && (uint64_t)result < slot->bytes) {
             /* A short read or write is rare; what is left is done at once. */
@@ -126,6 +127,8 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
     }
     /* Release: we are done reading the entries before the kernel may write them again. */
     atomic_store_explicit(u->cq_head, head, memory_order_release);
+    if (resubmitted)
+        uring_kick(engine); /* the service may sleep next, and nothing else would start it */
     return count;
 }
 
@@ -216,7 +219,7 @@ struct xenpv_engine *xenpv_engine_uring(int *error)
         *error = ENOMEM;
         return NULL;
     }
-    u->base = (struct xenpv_engine){ "io_uring", -1, uring_submit, uring_kick, uring_reap, uring_free };
+    u->base = (struct xenpv_engine){ "io_uring", -1, 0, uring_submit, uring_kick, uring_reap, uring_free };
     u->ring_fd = -1;
     *error = -set_up(u, &params);
     if (!*error)

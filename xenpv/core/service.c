@@ -14,6 +14,7 @@
 #define TURN 64u          /* requests of one queue before the next queue's turn */
 #define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
 #define LOOK_EVERY 32u    /* turns between two looks at the sleeping queues' events while others keep us busy */
+#define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
 
 struct xenpv_service {
     int kind; /* XENPV_ENGINE_URING or _THREADS */
@@ -72,6 +73,12 @@ static uint32_t reap(struct xenpv_service *s)
         total += count;
     } while (count == 64);
     return total;
+}
+
+/* The kernel took less than it was handed: it was short of memory, say. */
+static int unsent(const struct xenpv_service *s)
+{
+    return s->engine && s->engine->unsent;
 }
 
 static int engine_of(struct xenpv_service *s)
@@ -172,9 +179,10 @@ int xenpv_service_run(struct xenpv_service *s)
         }
         if (!found)
             xenpv_relax();
-        /* Asleep for ever only when every queue has armed; every wait is done SLEEPING, one for storage too. */
+        /* Asleep for ever only when every queue has armed and the kernel has all that was submitted; every wait is done
+         * SLEEPING, one for storage too. */
         if (!s->active_count || ++turns % LOOK_EVERY == 0)
-            if (look(s, s->active_count ? 0 : -1)) {
+            if (look(s, s->active_count ? 0 : unsent(s) ? RETRY_MS : -1)) {
                 ssize_t ignored = read(s->stop_fd, &value, sizeof value); /* it was readable: at worst we stop twice */
                 (void)ignored;
                 return 0;
@@ -220,7 +228,7 @@ int xenpv_service_remove(struct xenpv_service *s, struct xenpv_back *back)
         struct pollfd engine = { .fd = s->engine->fd, .events = POLLIN };
         uint64_t value;
         s->engine->kick(s->engine);
-        if (!reap(s) && poll(&engine, 1, -1) > 0 && read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
+        if (!reap(s) && poll(&engine, 1, unsent(s) ? RETRY_MS : -1) > 0 && read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
             return -errno;
     }
     if (!back->halted)
