@@ -133,7 +133,7 @@ struct xenpv_back *xenpv_back_open(struct xenpv_hypervisor *hv, const struct xen
 
 void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors)
 {
-    back->config.sectors = sectors;
+    __atomic_store_n(&back->config.sectors, sectors, __ATOMIC_RELAXED); /* see range_is_bad */
 }
 
 int xenpv_back_halted(const struct xenpv_back *back)

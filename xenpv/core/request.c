@@ -4,8 +4,10 @@
 static int range_is_bad(const struct xenpv_back *back, uint64_t sector, uint64_t sectors)
 {
     uint32_t unit = back->config.sector_size / XENPV_SECTOR;
+    /* Read once: a resize comes from another thread. Relaxed: it orders nothing else. */
+    uint64_t size = __atomic_load_n(&back->config.sectors, __ATOMIC_RELAXED);
 
-    return sectors > back->config.sectors || sector > back->config.sectors - sectors /* no overflow: compared by difference */
+    return sectors > size || sector > size - sectors /* no overflow: compared by difference */
         || sector % unit || sectors % unit;
 }
 
