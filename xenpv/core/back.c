@@ -214,7 +214,10 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     /* Written whole: a response shows the frontend no byte that we did not mean to send (XSA-216). */
     uint8_t response[XENPV_MAX_RESPONSE] = { 0 };
 
-    status = xenpv_data_end(back, slot, status); /* unmapped before the frontend can see the answer */
+    int given = xenpv_data_end(back, slot, status); /* unmapped before the frontend can see the answer */
+    if (given != status)
+        back->stats->errors++; /* a grant that a read's data could not be copied to */
+    status = given;
     count(back->stats, slot, status);
     xenpv_put_u64(response + XENPV_AT_RSP_ID, slot->id);
     response[XENPV_AT_RSP_OP] = slot->wire_op;
