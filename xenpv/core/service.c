@@ -90,8 +90,12 @@ static int engine_of(struct xenpv_service *s)
     if (!s->engine)
         return -error;
     struct epoll_event event = { .events = EPOLLIN, .data.ptr = s->engine };
-    if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->engine->fd, &event) != 0 && errno != EEXIST)
-        return -errno;
+    if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->engine->fd, &event) != 0 && errno != EEXIST) {
+        error = errno;
+        s->engine->free(s->engine); /* an engine that wakes nobody is none */
+        s->engine = NULL;
+        return -error;
+    }
     return 0;
 }
 
