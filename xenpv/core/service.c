@@ -130,6 +130,13 @@ static int serve(struct xenpv_service *s, struct xenpv_back *back)
     return taken < 0 ? taken : (int)total;
 }
 
+/* The run ends with queues still active: what they hold of the right to spin is for those who go on. */
+static void pause_spins(struct xenpv_service *s)
+{
+    for (uint32_t i = 0; i < s->active_count; i++)
+        xenpv_spin_stop(&s->active[i]->spin);
+}
+
 /* Takes what epoll says: 1 if stop was asked. */
 static int look(struct xenpv_service *s, int timeout)
 {
@@ -164,7 +171,7 @@ int xenpv_service_run(struct xenpv_service *s)
             struct xenpv_back *back = s->active[i];
             int n = serve(s, back);
             if (n < 0) {
-                xenpv_spin_stop(&back->spin);
+                pause_spins(s);
                 deactivate(s, i);
                 return 1;
             }
@@ -187,6 +194,7 @@ int xenpv_service_run(struct xenpv_service *s)
          * SLEEPING, one for storage too. */
         if (!s->active_count || ++turns % LOOK_EVERY == 0)
             if (look(s, s->active_count ? 0 : unsent(s) ? RETRY_MS : -1)) {
+                pause_spins(s);
                 ssize_t ignored = read(s->stop_fd, &value, sizeof value); /* it was readable: at worst we stop twice */
                 (void)ignored;
                 return 0;
