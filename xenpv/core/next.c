@@ -56,6 +56,14 @@ static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline,
     return 0;
 }
 
+/* The caller wants no more waiting: its time is over, or wake_fd is readable. */
+static int is_over(int64_t timeout_ns, uint64_t deadline, int wake_fd)
+{
+    struct pollfd fd = { .fd = wake_fd, .events = POLLIN };
+
+    return timeout_ns == 0 || (timeout_ns > 0 && now_ns() >= deadline) || (wake_fd >= 0 && poll(&fd, 1, 0) > 0);
+}
+
 int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd)
 {
     uint64_t deadline = timeout_ns > 0 ? now_ns() + (uint64_t)timeout_ns : 0;
@@ -69,8 +77,12 @@ int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uin
             xenpv_spin_found(&back->spin);
             return n;
         }
-        if (back->stats->batches != before)
-            continue; /* all of them were refused: there may be more */
+        if (back->stats->batches != before) {
+            /* All of them were refused. There may be more, but a frontend that sends nothing else must not keep us here. */
+            if (is_over(timeout_ns, deadline, wake_fd) && xenpv_ring_available(&back->ring) != 0)
+                return 0;
+            continue;
+        }
         if (xenpv_spin_on(&back->spin)) {
             xenpv_relax();
             continue;
