@@ -240,7 +240,8 @@ int xenpv_service_remove(struct xenpv_service *s, struct xenpv_back *back)
         struct pollfd engine = { .fd = s->engine->fd, .events = POLLIN };
         uint64_t value;
         s->engine->kick(s->engine);
-        if (!reap(s) && poll(&engine, 1, unsent(s) ? RETRY_MS : -1) > 0 && read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
+        if (!reap(s) && poll(&engine, 1, unsent(s) ? RETRY_MS : -1) > 0
+            && read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
             return -errno;
     }
     if (!back->halted)
