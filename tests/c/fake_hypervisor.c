@@ -24,7 +24,6 @@ struct fake {
     struct xenpv_hypervisor table;
     struct fake_domain *domain;
     int64_t live;
-    int masked;
 };
 
 static struct fake_grant *grant_of(struct fake *fake, uint32_t ref, int writable, int16_t *status)
@@ -118,32 +117,42 @@ static int fake_copy(struct xenpv_hypervisor *hv, uint32_t domid, struct xenpv_c
 static int fake_notify(struct xenpv_hypervisor *hv, const struct xenpv_port *port)
 {
     struct fake *fake = (struct fake *)hv;
-    uint64_t one = 1;
 
     fake->domain->notifies++;
-    return write(port->notify_fd, &one, sizeof one) == sizeof one ? 0 : -errno;
+    CHECK(port->notify_fd >= 0);
+    fake_channel_send(fake->domain->channel, port->number == FAKE_FRONT ? FAKE_BACK : FAKE_FRONT);
+    return 0;
 }
 
 static int fake_take(struct xenpv_hypervisor *hv, const struct xenpv_port *port)
 {
     struct fake *fake = (struct fake *)hv;
+    struct fake_channel *channel = fake->domain->channel;
     uint64_t value;
+    int taken;
 
-    if (read(port->wait_fd, &value, sizeof value) != sizeof value)
-        return 0;
-    fake->domain->takes++;
-    fake->masked = 1;
-    return 1;
+    pthread_mutex_lock(&channel->lock);
+    taken = read(port->wait_fd, &value, sizeof value) == sizeof value;
+    channel->masked[port->number] |= (uint8_t)taken;
+    pthread_mutex_unlock(&channel->lock);
+    fake->domain->takes += taken;
+    return taken;
 }
 
 static int fake_unmask(struct xenpv_hypervisor *hv, const struct xenpv_port *port)
 {
     struct fake *fake = (struct fake *)hv;
+    struct fake_channel *channel = fake->domain->channel;
 
-    (void)port;
-    CHECK(fake->masked); /* an unmask that no take asked for */
-    fake->masked = 0;
+    pthread_mutex_lock(&channel->lock);
+    CHECK(channel->masked[port->number]); /* else an unmask that no take asked for */
+    channel->masked[port->number] = 0;
+    int pending = channel->pending[port->number];
+    channel->pending[port->number] = 0;
+    pthread_mutex_unlock(&channel->lock);
     fake->domain->unmasks++;
+    if (pending)
+        fake_channel_send(channel, port->number);
     return 0;
 }
 
@@ -203,10 +212,34 @@ void fake_channel_open(struct fake_channel *channel)
     channel->front_wait = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     channel->back_wait = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     CHECK(channel->front_wait >= 0 && channel->back_wait >= 0);
+    pthread_mutex_init(&channel->lock, NULL);
+    memset(channel->masked, 0, sizeof channel->masked);
+    memset(channel->pending, 0, sizeof channel->pending);
+}
+
+void fake_channel_bind(struct fake_channel *channel, uint32_t port)
+{
+    pthread_mutex_lock(&channel->lock);
+    channel->masked[port] = channel->pending[port] = 0;
+    pthread_mutex_unlock(&channel->lock);
+    fake_channel_send(channel, port);
+}
+
+void fake_channel_send(struct fake_channel *channel, uint32_t port)
+{
+    uint64_t one = 1;
+
+    pthread_mutex_lock(&channel->lock);
+    if (channel->masked[port])
+        channel->pending[port] = 1;
+    else
+        CHECK_EQ(write(port == FAKE_FRONT ? channel->front_wait : channel->back_wait, &one, sizeof one), sizeof one);
+    pthread_mutex_unlock(&channel->lock);
 }
 
 void fake_channel_close(struct fake_channel *channel)
 {
     close(channel->front_wait);
     close(channel->back_wait);
+    pthread_mutex_destroy(&channel->lock);
 }

@@ -6,6 +6,7 @@
 #ifndef XENPV_FAKE_HYPERVISOR_H
 #define XENPV_FAKE_HYPERVISOR_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "hypervisor.h"
@@ -18,8 +19,17 @@ struct fake_grant {
     _Atomic uint32_t mapped;
 };
 
+/* Two ports, each with an eventfd. A port that was taken is masked: what comes then is kept until it is unmasked. */
+enum { FAKE_FRONT = 1, FAKE_BACK = 2 }; /* port numbers */
+struct fake_channel {
+    pthread_mutex_t lock;
+    int front_wait, back_wait;
+    uint8_t masked[3], pending[3];
+};
+
 struct fake_domain {
     int fd;
+    struct fake_channel *channel;
     uint8_t *memory;
     struct fake_grant grant[FAKE_PAGES];
     /* Faults, set before the other side runs. */
@@ -32,11 +42,6 @@ struct fake_domain {
     _Atomic int64_t leaked; /* pages still mapped when a handle was closed */
 };
 
-/* Two eventfds: what one end notifies the other waits for. */
-struct fake_channel {
-    int front_wait, back_wait;
-};
-
 void fake_domain_open(struct fake_domain *domain);
 void fake_domain_close(struct fake_domain *domain);
 /* Grants pages [first, first + count). */
@@ -44,6 +49,10 @@ void fake_grant(struct fake_domain *domain, uint32_t first, uint32_t count, int 
 struct xenpv_hypervisor *fake_hypervisor(struct fake_domain *domain);
 
 void fake_channel_open(struct fake_channel *channel);
+/* A new process binds `port`: it is unmasked and pending. */
+void fake_channel_bind(struct fake_channel *channel, uint32_t port);
+/* Sets `port` pending, as its peer's notification does. */
+void fake_channel_send(struct fake_channel *channel, uint32_t port);
 void fake_channel_close(struct fake_channel *channel);
 
 #endif

@@ -26,6 +26,7 @@ void queue_open(struct queue *queue, const struct queue_options *options)
         queue->options.max_ios = 64;
     fake_domain_open(&queue->domain);
     fake_channel_open(&queue->channel);
+    queue->domain.channel = &queue->channel;
     queue->domain.direct = !options->indirect;
     xenpv_ring_init(queue->domain.memory);
     *index_at(queue, XENPV_REQ_PROD) = *index_at(queue, XENPV_RSP_PROD) = options->start;
@@ -47,10 +48,12 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
     uint32_t refs[16];
     int error = 0;
 
+    if (adopt)
+        fake_channel_bind(&queue->channel, FAKE_BACK);
     for (uint32_t i = 0; i < 16; i++)
         refs[i] = FAKE_FIRST_REF + i;
     queue->back = xenpv_back_open(fake_hypervisor(&queue->domain), &(struct xenpv_back_config){
-        .domid = 1, .ring_refs = refs, .ring_pages = 1u << options->order, .port = 1,
+        .domid = 1, .ring_refs = refs, .ring_pages = 1u << options->order, .port = FAKE_BACK,
         .wait_fd = queue->channel.back_wait, .notify_fd = queue->channel.front_wait,
         .abi = options->abi, .flag = options->flag, .persistent = options->persistent, .copy = options->copy,
         .readonly = options->readonly, .flush = 1, .discard = 1, .sector_size = options->sector_size,
@@ -67,7 +70,7 @@ struct xenpv_front *queue_front(struct queue *queue)
     int error = 0;
 
     queue->front = xenpv_front_open(fake_hypervisor(&queue->domain), &(struct xenpv_front_config){
-        .abi = options->abi, .flag = options->flag, .port = 1, .wait_fd = queue->channel.front_wait,
+        .abi = options->abi, .flag = options->flag, .port = FAKE_FRONT, .wait_fd = queue->channel.front_wait,
         .notify_fd = queue->channel.back_wait, .ring = queue->domain.memory, .ring_pages = 1u << options->order,
         .pool = queue_page(queue, 0), .pool_refs = queue->refs, .pool_pages = POOL_PAGES, .handle = 51712,
         .max_ios = options->max_ios, .spin_ns = options->spin_ns }, &error);
@@ -110,13 +113,6 @@ void raw_encode(uint32_t abi, const struct raw_request *request, uint8_t *raw)
     }
 }
 
-static void notify_back(struct queue *queue)
-{
-    uint64_t one = 1;
-
-    CHECK_EQ(write(queue->channel.back_wait, &one, sizeof one), sizeof one);
-}
-
 void raw_put(struct queue *queue, const struct raw_request *request)
 {
     uint8_t raw[XENPV_MAX_REQUEST];
@@ -124,7 +120,7 @@ void raw_put(struct queue *queue, const struct raw_request *request)
     raw_encode(queue->options.abi, request, raw);
     memcpy(xenpv_ring_slot(&queue->raw, queue->raw.produced), raw, queue->raw.entry_size);
     if (xenpv_ring_publish(&queue->raw, queue->raw.produced + 1))
-        notify_back(queue);
+        fake_channel_send(&queue->channel, FAKE_BACK);
 }
 
 int raw_get(struct queue *queue, struct raw_response *response)

@@ -28,7 +28,7 @@ fi
 
 flags="-std=gnu11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread -I$core -I$here $sanitize"
 # The thread sanitizer does not model fences, and gcc says so wherever there is one. It guards the data here, not the order.
-if [ "$kind" = thread ] && $cc -Werror -Wno-tsan -c -o "$build/probe.o" "$build/probe.c" 2>/dev/null; then
+if [ "$kind" = thread ] && $cc -Werror -Wno-tsan -fsyntax-only "$build/probe.c" 2>/dev/null; then
     flags="$flags -Wno-tsan"
 fi
 

@@ -10,10 +10,8 @@
 
 static void set_producer(struct queue *queue, uint32_t value)
 {
-    uint64_t one = 1;
-
     __atomic_store_n((uint32_t *)(void *)(queue->domain.memory + XENPV_REQ_PROD), value, __ATOMIC_RELEASE);
-    CHECK_EQ(write(queue->channel.back_wait, &one, sizeof one), sizeof one);
+    fake_channel_send(&queue->channel, FAKE_BACK);
 }
 
 static void two_queues(int engine, uint32_t inline_io, uint32_t spin_ns)

@@ -257,7 +257,7 @@ TEST(successor_survives_a_scribbled_response_index)
         xenpv_back_close(s.queue.back);
         uint32_t ref = FAKE_FIRST_REF;
         s.queue.back = xenpv_back_open(fake_hypervisor(&s.queue.domain), &(struct xenpv_back_config){
-            .domid = 1, .ring_refs = &ref, .ring_pages = 1, .wait_fd = s.queue.channel.back_wait,
+            .domid = 1, .ring_refs = &ref, .ring_pages = 1, .port = FAKE_BACK, .wait_fd = s.queue.channel.back_wait,
             .notify_fd = s.queue.channel.front_wait, .abi = 64, .flush = 1, .sector_size = 512, .sectors = 8, .fd = -1,
             .adopt = 1, .stats = &s.queue.stats, .journal = s.queue.journal }, &error);
         CHECK(error != 0 || s.queue.back != NULL);

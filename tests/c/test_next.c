@@ -149,6 +149,24 @@ TEST(next_ends_with_the_wake_descriptor)
     queue_close(&queue);
 }
 
+/* A frontend that sends nothing but nonsense can not keep the backend from stopping. */
+TEST(refused_requests_do_not_hide_the_wake_descriptor)
+{
+    struct xenpv_request requests[2];
+    int wake = eventfd(1, EFD_NONBLOCK);
+
+    CHECK(wake >= 0);
+    begin(&(struct queue_options){ .flag = 1 });
+    for (uint32_t i = 0; i < 32; i++)
+        put(77, i, 0, 2);
+    CHECK_EQ(xenpv_back_next(queue.back, requests, 1, -1, wake), 0);
+    CHECK_EQ(queue.back->ring.consumed, 1);
+    CHECK_EQ(xenpv_back_next(queue.back, requests, 1, 0, -1), 0);
+    CHECK_EQ(queue.back->ring.consumed, 2);
+    close(wake);
+    queue_close(&queue);
+}
+
 TEST(next_is_not_for_storage_with_a_descriptor)
 {
     struct xenpv_request requests[2];
