@@ -36,7 +36,7 @@ void queue_open(struct queue *queue, const struct queue_options *options)
     for (uint32_t i = 0; i < POOL_PAGES; i++)
         queue->refs[i] = FAKE_FIRST_REF + POOL_FIRST + i;
     CHECK_EQ(xenpv_ring_attach(&ring, queue->domain.memory, XENPV_PAGE_SIZE << options->order,
-                               xenpv_entry_size(queue->options.abi), 0, 0), 0);
+                               XENPV_ENTRY_SIZE(queue->options.abi), 0, 0), 0);
     queue->entries = ring.entries;
     queue->journal = calloc(1, xenpv_journal_bytes(ring.entries));
     CHECK(queue->journal != NULL);
@@ -82,7 +82,7 @@ struct xenpv_front *queue_front(struct queue *queue)
 void queue_raw(struct queue *queue)
 {
     CHECK_EQ(xenpv_ring_attach(&queue->raw, queue->domain.memory, XENPV_PAGE_SIZE << queue->options.order,
-                               xenpv_entry_size(queue->options.abi), 0, (int)queue->options.flag), 0);
+                               XENPV_ENTRY_SIZE(queue->options.abi), 0, (int)queue->options.flag), 0);
 }
 
 void queue_close(struct queue *queue)
@@ -99,14 +99,14 @@ void raw_encode(uint32_t abi, const struct raw_request *request, uint8_t *raw)
     memset(raw, 0, XENPV_MAX_REQUEST);
     raw[XENPV_AT_OP] = request->op;
     raw[XENPV_AT_NR_SEGMENTS] = request->count;
-    xenpv_put_u64(raw + xenpv_at_id(abi), request->id);
-    xenpv_put_u64(raw + xenpv_at_sector(abi), request->sector);
+    xenpv_put_u64(raw + XENPV_AT_ID(abi), request->id);
+    xenpv_put_u64(raw + XENPV_AT_SECTOR(abi), request->sector);
     if (request->op == XENPV_OP_DISCARD) {
-        xenpv_put_u64(raw + xenpv_at_nr_sectors(abi), request->nr_sectors);
+        xenpv_put_u64(raw + XENPV_AT_NR_SECTORS(abi), request->nr_sectors);
         return;
     }
     for (uint32_t i = 0; i < XENPV_MAX_SEGMENTS; i++) {
-        uint8_t *at = raw + xenpv_at_segments(abi) + i * XENPV_SEGMENT_BYTES;
+        uint8_t *at = raw + XENPV_AT_SEGMENTS(abi) + i * XENPV_SEGMENT_BYTES;
         xenpv_put_u32(at + XENPV_AT_SEG_REF, request->segment[i].ref);
         at[XENPV_AT_SEG_FIRST] = request->segment[i].first;
         at[XENPV_AT_SEG_LAST] = request->segment[i].last;
@@ -131,7 +131,7 @@ int raw_get(struct queue *queue, struct raw_response *response)
     CHECK(waiting >= 0);
     if (!waiting)
         return 0;
-    memcpy(raw, xenpv_ring_slot(&queue->raw, queue->raw.consumed++), xenpv_response_size(queue->options.abi));
+    memcpy(raw, xenpv_ring_slot(&queue->raw, queue->raw.consumed++), XENPV_RESPONSE_SIZE(queue->options.abi));
     *response = (struct raw_response){ xenpv_get_u64(raw), raw[XENPV_AT_RSP_OP],
                                        (int16_t)xenpv_get_u16(raw + XENPV_AT_RSP_STATUS) };
     return 1;

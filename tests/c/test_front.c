@@ -16,7 +16,7 @@ static void begin(const struct queue_options *options)
     queue_open(&queue, options);
     queue_front(&queue);
     CHECK_EQ(xenpv_ring_attach(&back, queue.domain.memory, XENPV_PAGE_SIZE << options->order,
-                               xenpv_entry_size(queue.options.abi), 1, (int)options->flag), 0);
+                               XENPV_ENTRY_SIZE(queue.options.abi), 1, (int)options->flag), 0);
 }
 
 /* Submits without waiting. */
@@ -43,7 +43,7 @@ static uint64_t take(uint8_t *op)
     CHECK(xenpv_ring_available(&back) > 0);
     back.consumed++;
     *op = slot[XENPV_AT_OP];
-    return xenpv_get_u64(slot + xenpv_at_id(queue.options.abi));
+    return xenpv_get_u64(slot + XENPV_AT_ID(queue.options.abi));
 }
 
 static void answer(uint64_t id, uint8_t op, int16_t status)

@@ -27,7 +27,7 @@ static void see(struct seen *seen, struct queue *queue)
 
     for (; seen->looked != to; seen->looked++) {
         const uint8_t *slot = queue->domain.memory + XENPV_RING_HEADER
-            + (seen->looked & (queue->entries - 1)) * xenpv_entry_size(queue->options.abi);
+            + (seen->looked & (queue->entries - 1)) * XENPV_ENTRY_SIZE(queue->options.abi);
         uint32_t number = (uint32_t)xenpv_get_u64(slot) - seen->start;
         CHECK(number < IDS);
         CHECK_EQ(++seen->times[number], 1);

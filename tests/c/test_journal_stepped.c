@@ -59,7 +59,7 @@ static uint32_t count_answers(const struct queue *queue, uint32_t from, uint8_t 
 {
     for (uint32_t to = index_of(queue, XENPV_RSP_PROD); from != to; from++) {
         uint32_t number = (uint32_t)xenpv_get_u64(queue->domain.memory + XENPV_RING_HEADER
-                                                  + (from & (queue->entries - 1)) * xenpv_entry_size(64)) - START;
+                                                  + (from & (queue->entries - 1)) * XENPV_ENTRY_SIZE(64)) - START;
         CHECK(number < REQUESTS);
         times[number]++;
     }

@@ -224,7 +224,7 @@ TEST(random_bytes_never_leave_the_disk)
         raw[XENPV_AT_NR_SEGMENTS] = (uint8_t)test_random(&r, 13);
         back.config.abi = n % 2 ? 64 : 32;
         if (test_random(&r, 3))
-            xenpv_put_u64(raw + xenpv_at_sector(back.config.abi), test_random(&r, 1100));
+            xenpv_put_u64(raw + XENPV_AT_SECTOR(back.config.abi), test_random(&r, 1100));
         if (xenpv_request_check(&back, raw, &slot) != 0)
             continue;
         accepted++;
