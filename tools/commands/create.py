@@ -1,0 +1,56 @@
+"""xenpv create: a domain from a configuration."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from xenpv.domain import Domain
+
+from .. import toolstack
+from ..config import DomainConfig, read_config
+from ..domains import Domains
+from ..session import Session, verb
+from ..vbds import Attachment, prepare
+
+
+@click.command("create")
+@click.argument("config", metavar="CFG")
+@click.argument("extra", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("-p", "--paused", is_flag=True, help="Do not start it yet.")
+@verb(json=True, dry_run=True)
+def command(session: Session, config: str, extra: tuple[str, ...], paused: bool) -> None:
+    """Make a domain from the configuration file CFG, and give it its disks.
+
+    On the emulated Xen a domain is a process: xenpv_exec = ["program", "argument"] runs with the domain's identity
+    ($XENPV_HYPERVISOR names its place). It starts in the present directory once every disk has its backend.
+    """
+    wanted = read_config(config, extra)
+    if wanted.ignored:
+        session.say(f"{config}: these mean nothing on the emulated Xen: {', '.join(wanted.ignored)}")
+    if session.dry_run:
+        session.json = True
+        session.show(wanted.to_json(), "")
+        return
+    domains = session.domains()
+    with session.open_domain() as dom0:
+        for line in toolstack.prune(dom0.store, {each.domid for each in domains.list()}):
+            session.say(line)
+        disks = prepare(wanted.disks, domains)
+        domid = _create(domains, dom0, wanted, disks, paused)
+    session.show({"domid": domid, "name": wanted.name}, f"domain {domid} ({wanted.name}) is there")
+
+
+def _create(domains: Domains, dom0: Domain, wanted: DomainConfig, disks: list[Attachment], paused: bool) -> int:
+    """All of it or nothing."""
+    domid = domains.create(wanted.name, wanted.exec, environment=os.environ, cwd=os.getcwd())
+    try:
+        for disk in disks:
+            disk.attach(dom0.store, domid)
+        if not paused:
+            domains.unpause(domid)
+    except BaseException:
+        toolstack.close_all(dom0.store, domid, lambda: domains.destroy(domid), timeout=toolstack.FORCE_TIMEOUT)
+        raise
+    return domid

@@ -1,0 +1,88 @@
+"""From a disk specification to a vbd: whether the disk can be served, and the nodes that it gets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenpv.domain import Store
+from xenpv.errors import StorageError, UsageError
+from xenpv.wire.blkif import SECTOR_SIZE
+from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
+
+from . import toolstack
+from .diskspec import DiskSpec
+from .domains import Domains
+
+__all__ = ["Attachment", "check_target", "prepare"]
+
+OUR_SCRIPT = "block-xenpv"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A disk that may be attached: its specification, its target's whole path and its backend's domain."""
+
+    spec: DiskSpec
+    target: str
+    backend_domid: int = 0
+
+    def attach(self, store: Store, domid: int, *, connected: float | None = None) -> VbdPlace:
+        """Give it to the domain. Raises DeviceError, HypervisorError (toolstack.attach)."""
+        spec = self.spec
+        place = VbdPlace(self.backend_domid, domid, vdev_number(spec.vdev))
+        nodes = vbd_nodes(place, writable=spec.writable, params=self.target, removable=spec.cdrom,
+                          device_type="cdrom" if spec.cdrom else "disk", trusted=spec.trusted is not False,
+                          discard_enable=spec.discard, script=spec.script)
+        toolstack.attach(store, place, nodes, connected=connected)
+        return place
+
+
+def prepare(specs: Iterable[DiskSpec], domains: Domains) -> list[Attachment]:
+    """The disks, checked before anything is changed. Raises UsageError, StorageError, HypervisorError."""
+    found = [_prepare(spec, domains) for spec in specs]
+    numbers = [vdev_number(each.spec.vdev) for each in found]
+    for each, number in zip(found, numbers, strict=True):
+        if numbers.count(number) > 1:
+            raise UsageError(f"two disks are {each.spec.vdev}: each needs a device of its own")
+    return found
+
+
+def _prepare(spec: DiskSpec, domains: Domains) -> Attachment:
+    if spec.format == "empty":
+        raise UsageError(f"{spec.vdev}: an empty drive is not served: name its image")
+    if spec.format != "raw":
+        raise UsageError(f"{spec.vdev}: format {spec.format} is not served: make it raw "
+                         f"(`qemu-img convert -O raw {spec.target} IMAGE`)")
+    if spec.backendtype not in (None, "phy") or spec.specification == "virtio":
+        raise UsageError(f"{spec.vdev}: backendtype={spec.backendtype or ''} specification={spec.specification or ''} "
+                         "is another backend's disk: leave both out")
+    if spec.script not in (None, OUR_SCRIPT):
+        raise UsageError(f"{spec.vdev}: script={spec.script} cannot run on the emulated Xen: leave it out")
+    backend = 0 if spec.backend is None else domains.find(spec.backend).domid
+    # The files of another domain are not ours to look at.
+    target = check_target(str(spec.target), spec.writable) if backend == 0 else str(spec.target)
+    return Attachment(spec, target, backend)
+
+
+def check_target(target: str, writable: bool) -> str:
+    """The whole path of a raw image or block device that can be served. Raises StorageError."""
+    path = Path(target).absolute()
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StorageError(f"disk image {path}: {error.strerror}") from None
+    if not stat.S_ISBLK(found.st_mode):
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageError(f"{path} is neither a file nor a block device: it cannot be a disk")
+        if found.st_size == 0 or found.st_size % SECTOR_SIZE:
+            want = -(-max(found.st_size, 1) // SECTOR_SIZE) * SECTOR_SIZE
+            raise StorageError(f"disk image {path} has {found.st_size} bytes, not a whole number of {SECTOR_SIZE}: "
+                               f"`truncate -s {want}` makes it one")
+    if not os.access(path, os.R_OK | (os.W_OK if writable else 0)):
+        raise StorageError(f"disk image {path} may not be {'written' if writable else 'read'} by this user"
+                           + (": attach it read-only (access r), or change its mode" if writable else ""))
+    return str(path)
