@@ -3,8 +3,8 @@
 RULES
 
 - Nothing of a verb is imported before it is asked for: the table COMMANDS is all that --help needs.
-- One line on stderr, ``xenpv: cause: mend``. Exit status 0; 1: it failed; 2: it cannot be meant; 130: Ctrl-C. A trace is
-  shown for a bug alone, and only with -vv.
+- One line on stderr, ``xenpv: cause: mend``. Exit status 0; 1: it failed; 2: it cannot be meant; 130: Ctrl-C. A trace
+  is shown for a bug alone, and only with -vv.
 - -N changes nothing: a verb that has no dry run refuses it (session.verb).
 """
 
@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -125,6 +127,7 @@ def group(ctx: click.Context, hypervisor: str | None, verbose: int, dry_run: boo
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: its exit status. Whatever goes wrong is one line on stderr."""
     session = Session()
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         status = group.main(args=None if argv is None else list(argv), prog_name="xenpv", standalone_mode=False,
                             obj=session)
@@ -148,8 +151,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever it is, it is not the user's fault
         if session.verbose >= 2:
             traceback.print_exc()
-            return _complain(f"{type(error).__name__}: {error}: this is a bug in xenpv, please report the trace above", 1)
-        return _complain(f"{type(error).__name__}: {error}: this is a bug in xenpv, -vv shows the trace to report", 1)
+        advice = "report the trace above" if session.verbose >= 2 else "-vv shows the trace to report"
+        return _complain(f"{type(error).__name__}: {error}: this is a bug in xenpv, {advice}", 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """What was begun is undone, as with Ctrl-C."""
+    raise SystemExit(128 + number)
 
 
 def _complain(text: str, status: int) -> int:

@@ -37,7 +37,10 @@ class DomainConfig:
 
 
 def parse_config(text: str, where: str = "configuration") -> DomainConfig:
-    """The domain that `text` describes; a later assignment replaces an earlier one. Raises UsageError naming the line."""
+    """The domain that `text` describes; a later assignment replaces an earlier one.
+
+    Raises UsageError, naming the line.
+    """
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

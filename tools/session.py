@@ -14,9 +14,12 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
+
+from xenpv.errors import UsageError
 
 from .output import dumps
 
@@ -59,6 +62,20 @@ class Session:
         from .domains import open_domains
 
         return open_domains(self.uri())
+
+    def run_directory(self) -> Path:
+        """Where the backend of this process's domain has its files. Raises UsageError."""
+        from xenpv.hypervisors.emulated.rundir import default_directory, domain_directory
+
+        from .domains import emulated_run_directory
+
+        uri = self.uri()
+        if not uri.startswith("emulated:"):
+            return default_directory()
+        try:
+            return emulated_run_directory(uri)
+        except UsageError:
+            return domain_directory(uri)  # of a driver domain
 
     def show(self, data: Any, text: str) -> None:
         """The result on stdout: `data` with --json, else `text`."""

@@ -93,8 +93,8 @@ def attach(store: Store, place: VbdPlace, nodes: VbdNodes, *, timeout: float = A
            connected: float | None = None) -> None:
     """Write `nodes` and wait until a backend has taken the vbd; with `connected`, so many seconds for the guest too.
 
-    Raises HypervisorError without the domain and DeviceError when there is such a vbd already, when no backend takes it,
-    or it refuses: then the nodes are gone again.
+    Raises HypervisorError without the domain and DeviceError when there is such a vbd already, when no backend takes
+    it, or it refuses: then the nodes are gone again.
     """
     name = f"{vdev_name(place.devid)} of domain {place.frontend_domid}"
 
@@ -163,8 +163,8 @@ def detach(store: Store, place: VbdPlace, *, force: bool = False, timeout: float
     _ask_to_close(store, place)
     state = _wait_closed(store, place, FORCE_TIMEOUT if force else timeout)
     if state not in _ENDED and not force:
-        raise DeviceError(f"{vdev_name(place.devid)} of domain {place.frontend_domid}: its backend did not close within "
-                          f"{timeout:g} s (state {int(state)}): is it running? -f takes the nodes away regardless")
+        raise DeviceError(f"{vdev_name(place.devid)} of domain {place.frontend_domid}: its backend did not close "
+                          f"within {timeout:g} s (state {int(state)}): is it running? -f takes the nodes away regardless")
     _remove_vbd(store, place)
 
 
@@ -192,7 +192,8 @@ def close_all(store: Store, domid: int, end: Callable[[], None] = lambda: None, 
               timeout: float = DETACH_TIMEOUT) -> list[str]:
     """Take every vbd of `domid` away; `end()` ends the domain, after the backends were told and before they are awaited.
 
-    Returns a complaint for each backend that did not close within `timeout` seconds; its nodes are gone all the same.
+    Returns a complaint for each backend that did not close within `timeout` seconds; its nodes are gone all the
+    same.
     """
     places = _places(store, domid)
     for place in places:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from xenpv.wire.blkif import SECTOR_SIZE
 from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
 
 from . import toolstack
+from .backend_control import running
 from .diskspec import DiskSpec
 from .domains import Domains
+from .session import Session
 
-__all__ = ["Attachment", "check_target", "prepare"]
+__all__ = ["Attachment", "check_target", "prepare", "warn_without_backend"]
 
 OUR_SCRIPT = "block-xenpv"
 
@@ -49,6 +51,13 @@ def prepare(specs: Iterable[DiskSpec], domains: Domains) -> list[Attachment]:
         if numbers.count(number) > 1:
             raise UsageError(f"two disks are {each.spec.vdev}: each needs a device of its own")
     return found
+
+
+def warn_without_backend(session: Session, disks: Sequence[Attachment]) -> None:
+    """Say for whom attaching is going to wait."""
+    if any(disk.backend_domid == 0 for disk in disks) and not running(session.run_directory()):
+        session.say(f"no backend runs in {session.run_directory()}: waiting {toolstack.ATTACH_TIMEOUT:g} s for one "
+                    "(`xenpv backend run`)")
 
 
 def _prepare(spec: DiskSpec, domains: Domains) -> Attachment:

@@ -9,7 +9,7 @@ from xenpv.xenbus import vdev_name
 from ..diskspec import parse_disk
 from ..output import dumps
 from ..session import Session, verb
-from ..vbds import prepare
+from ..vbds import prepare, warn_without_backend
 
 
 @click.command("block-attach")
@@ -30,7 +30,9 @@ def command(session: Session, domain: str, spec: tuple[str, ...], wait: float | 
     domains = session.domains()
     domid = domains.find(domain).domid
     attachment = prepare([disk], domains)[0]
+    warn_without_backend(session, [attachment])
     with session.open_domain() as dom0:
         place = attachment.attach(dom0.store, domid, connected=wait)
     if session.json:
-        session.show({"domid": domid, "vdev": vdev_name(place.devid), "devid": place.devid, "backend": place.backend}, "")
+        session.show({"domid": domid, "vdev": vdev_name(place.devid), "devid": place.devid,
+                      "backend": place.backend}, "")

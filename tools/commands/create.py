@@ -12,7 +12,7 @@ from .. import toolstack
 from ..config import DomainConfig, read_config
 from ..domains import Domains
 from ..session import Session, verb
-from ..vbds import Attachment, prepare
+from ..vbds import Attachment, prepare, warn_without_backend
 
 
 @click.command("create")
@@ -38,6 +38,7 @@ def command(session: Session, config: str, extra: tuple[str, ...], paused: bool)
         for line in toolstack.prune(dom0.store, {each.domid for each in domains.list()}):
             session.say(line)
         disks = prepare(wanted.disks, domains)
+        warn_without_backend(session, disks)
         domid = _create(domains, dom0, wanted, disks, paused)
     session.show({"domid": domid, "name": wanted.name}, f"domain {domid} ({wanted.name}) is there")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from xenpv.errors import HypervisorError, UsageError
+from xenpv.errors import DeviceError, HypervisorError, UsageError
 
+from ..backend_control import remove_if_empty, stop_backend
 from ..domains import DomainInfo, emulated_run_directory
 from ..output import duration, pairs, table
 from ..session import Session, verb
@@ -54,7 +55,7 @@ def up(session: Session, foreground: bool) -> None:
 @command.command()
 @verb(dry_run=True, force=True)
 def down(session: Session) -> None:
-    """End it with all its domains. With -f it is no error when none runs."""
+    """End it with all its domains and its backend. With -f it is no error when none runs."""
     from xenpv.hypervisors.emulated import host
 
     run = run_directory(session)
@@ -67,6 +68,21 @@ def down(session: Session) -> None:
     except HypervisorError:
         if not session.force or (run / "lock").exists():
             raise
+    _end_backend(run)
+
+
+def _end_backend(run: Path) -> None:
+    """Domain 0 is gone, and with it its backend; what it keeps for a successor is of no use any more."""
+    from xenpv_backend.rundir import BackendDirectory
+
+    if not (run / "backend").exists():
+        return
+    pid = stop_backend(run)
+    if pid is not None:
+        raise DeviceError(f"the backend (pid {pid}) does not end: end it with `kill {pid}`")
+    with BackendDirectory(run) as left:
+        left.remove_stale([])
+    remove_if_empty(run)
 
 
 @command.command()

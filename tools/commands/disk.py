@@ -1,0 +1,123 @@
+"""xenpv disk: the guest's side, a vbd of this domain used from user space."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import BinaryIO
+
+import click
+
+from xenpv.errors import StorageError, UsageError
+
+from ..disk_io import copy_in, copy_out, is_device, new_image, size_of
+from ..output import pairs, parse_size
+from ..progress import Progress
+from ..session import Session, verb
+
+
+@click.group("disk")
+def command() -> None:
+    """The guest's side: use a vbd of this domain (--hypervisor, $XENPV_HYPERVISOR) from user space.
+
+    Nobody else may use it meanwhile: connecting to a disk takes it over.
+    """
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else parse_size(value)
+
+
+_OFFSET = click.option("--offset", default="0", callback=_size, metavar="BYTES", help="Where it begins on the disk.")
+
+
+@command.command()
+@click.argument("device", default="xvda")
+@verb(json=True, changes=False)
+def info(session: Session, device: str) -> None:
+    """Connect, and show what the disk is and what was agreed with its backend."""
+    from xenpv_frontend.disk import Disk
+
+    with session.open_domain() as domain, Disk.open(domain, device) as disk:
+        found = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size, "readonly": disk.readonly,
+                 "features": dataclasses.asdict(disk.features)}
+    shown = {key: value for key, value in found.items() if key != "features"} | dataclasses.asdict(disk.features)
+    session.show(found, pairs(shown))
+
+
+@command.command()
+@click.argument("device")
+@_OFFSET
+@click.option("--length", callback=_size, metavar="BYTES", help="How much; default: to the end.")
+@click.option("-o", "--output", metavar="FILE", help="Where to, instead of stdout.")
+@verb(force=True, changes=False)
+def read(session: Session, device: str, offset: int, length: int | None, output: str | None) -> None:
+    """The disk's bytes, to stdout. A terminal gets them only with -f."""
+    from xenpv_frontend.disk import Disk
+
+    if output is None and sys.stdout.isatty() and not session.force:
+        raise UsageError("a disk's bytes would garble the terminal: use -o FILE or a pipe, or -f")
+    with session.open_domain() as domain, Disk.open(domain, device) as disk:
+        if output is None:
+            with Progress(device, length) as progress:
+                copy_out(disk, sys.stdout.buffer, progress, offset, length)
+            sys.stdout.buffer.flush()
+        else:
+            with Progress(device, length) as progress, new_image(output) as file:
+                copy_out(disk, file, progress, offset, length)
+
+
+@command.command()
+@click.argument("device")
+@click.argument("file", default="-")
+@_OFFSET
+@verb(dry_run=True)
+def write(session: Session, device: str, file: str, offset: int) -> None:
+    """Write FILE (-: stdin) to the disk, whole sectors, and flush."""
+    _write(session, device, file, offset)
+
+
+def _write(session: Session, device: str, name: str, offset: int) -> Progress:
+    from xenpv_frontend.disk import Disk
+
+    try:
+        source: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")
+    except OSError as error:
+        raise StorageError(f"cannot read {name}: {error.strerror}") from error
+    with source, Progress(device, size_of(source)) as progress:
+        if session.dry_run:
+            session.show(None, f"would write {name} to {device} at {offset}")
+            return progress
+        with session.open_domain() as domain, Disk.open(domain, device) as disk:
+            copy_in(disk, source, name, progress, offset)
+    return progress
+
+
+@command.command()
+@click.argument("source")
+@click.argument("target")
+@verb(json=True, dry_run=True)
+def cp(session: Session, source: str, target: str) -> None:
+    """Copy a whole disk to an image, or an image to a disk: one of both is a device such as xvda.
+
+    A file that is called like a device is written ./xvda. An image is there when all of it is, and sparse where the
+    disk is zero.
+    """
+    from xenpv_frontend.disk import Disk
+
+    if is_device(source) == is_device(target):
+        raise UsageError("one of SOURCE and TARGET is a device such as xvda, the other one a file (./xvda for one of "
+                         "that name)")
+    if is_device(target):
+        progress = _write(session, target, source, 0)
+    elif session.dry_run:
+        session.show({"source": source, "target": target}, f"would copy {source} to {target}")
+        return
+    else:
+        with session.open_domain() as domain, Disk.open(domain, source) as disk:
+            with Progress(source, disk.size) as progress, new_image(target) as file:
+                copy_out(disk, file, progress)
+    if not session.dry_run:
+        seconds = progress.seconds
+        session.show({"bytes": progress.done, "seconds": round(seconds, 3)},
+                     f"{progress.done} bytes in {seconds:.2f} s")
