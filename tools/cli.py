@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 1)
     except OSError as error:
         logging.getLogger(__name__).debug("the trace of this error", exc_info=True)
-        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 1)
     except Exception as error:  # whatever it is, it is not the user's fault
         if session.verbose >= 2:
             traceback.print_exc()

@@ -77,9 +77,9 @@ class _Parser:
             if rest.startswith("target="):
                 self.put("target", rest.removeprefix("target="))  # it may hold commas, so it is the last
                 return
-            prefix = _PREFIX.fullmatch(rest)
-            if prefix and "target" not in self.values and self.prefix(prefix["name"], prefix["rest"]):
-                rest = prefix["rest"]
+            while ("target" not in self.values and (found := _PREFIX.fullmatch(rest))
+                   and self.prefix(found["name"], found["rest"])):
+                rest = found["rest"]  # there may be another: tap:aio:
             item, _, rest = rest.partition(",")
             self.item(item)
 

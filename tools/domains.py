@@ -49,14 +49,14 @@ class Domains:
         """What the host process says of itself, its domains included."""
         return self._ask("status")
 
-    def list(self) -> list[DomainInfo]:
+    def all(self) -> list[DomainInfo]:
         """All domains, by number."""
         found = [DomainInfo.parse(values) for values in self._ask("list")["domains"]]
         return sorted(found, key=lambda domain: domain.domid)
 
     def find(self, domain: str) -> DomainInfo:
         """The domain of this number or name. Raises HypervisorError when there is none."""
-        for found in self.list():
+        for found in self.all():
             if domain in (str(found.domid), found.name):
                 return found
         raise HypervisorError(f"there is no domain {domain!r}: `xenpv list` shows those that are")
@@ -73,6 +73,15 @@ class Domains:
     def destroy(self, domid: int) -> None:
         """End a domain at once: its process, grants, ports and nodes. Not the nodes of its disks' backends."""
         self._ask("destroy", domid=domid)
+
+    def grants(self, domid: int) -> tuple[list[dict[str, Any]], int]:
+        """A domain's grants (domid, ref, foreign, readonly, mapped), and how many more there are."""
+        answer = self._ask("grants", domid=domid)
+        return [*answer["grants"]], int(answer["left_out"])
+
+    def ports(self, domid: int) -> list[dict[str, Any]]:
+        """A domain's ports: domid, port, status, remote, remote_port (None while unbound), pending."""
+        return [*self._ask("ports", domid=domid)["ports"]]
 
 
 def emulated_run_directory(uri: str) -> Path:

@@ -164,7 +164,7 @@ def detach(store: Store, place: VbdPlace, *, force: bool = False, timeout: float
     state = _wait_closed(store, place, FORCE_TIMEOUT if force else timeout)
     if state not in _ENDED and not force:
         raise DeviceError(f"{vdev_name(place.devid)} of domain {place.frontend_domid}: its backend did not close "
-                          f"within {timeout:g} s (state {int(state)}): is it running? -f takes the nodes away regardless")
+                          f"within {timeout:g} s (state {int(state)}): is it running? -f takes the nodes all the same")
     _remove_vbd(store, place)
 
 
@@ -190,7 +190,7 @@ def _wait_closed(store: Store, place: VbdPlace, timeout: float) -> XenbusState:
 
 def close_all(store: Store, domid: int, end: Callable[[], None] = lambda: None, *,
               timeout: float = DETACH_TIMEOUT) -> list[str]:
-    """Take every vbd of `domid` away; `end()` ends the domain, after the backends were told and before they are awaited.
+    """Take every vbd of `domid` away; `end()` ends the domain, when the backends were told and before they are awaited.
 
     Returns a complaint for each backend that did not close within `timeout` seconds; its nodes are gone all the
     same.

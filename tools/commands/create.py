@@ -35,7 +35,7 @@ def command(session: Session, config: str, extra: tuple[str, ...], paused: bool)
         return
     domains = session.domains()
     with session.open_domain() as dom0:
-        for line in toolstack.prune(dom0.store, {each.domid for each in domains.list()}):
+        for line in toolstack.prune(dom0.store, {each.domid for each in domains.all()}):
             session.say(line)
         disks = prepare(wanted.disks, domains)
         warn_without_backend(session, disks)

@@ -26,5 +26,5 @@ def command(session: Session, domain: tuple[str, ...]) -> None:
         for each in found:
             for line in toolstack.close_all(dom0.store, each.domid, lambda: domains.destroy(each.domid)):
                 session.say(line)
-        for line in toolstack.prune(dom0.store, {each.domid for each in domains.list()}):
+        for line in toolstack.prune(dom0.store, {each.domid for each in domains.all()}):
             session.say(line)
