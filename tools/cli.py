@@ -4,7 +4,7 @@ RULES
 
 - Nothing of a verb is imported before it is asked for: the table COMMANDS is all that --help needs.
 - One line on stderr, ``xenpv: cause: mend``. Exit status 0; 1: it failed; 2: it cannot be meant; 130: Ctrl-C. A trace
-  is shown for a bug alone, and only with -vv.
+  is shown for what nobody expected alone, and only with -vv.
 - -N changes nothing: a verb that has no dry run refuses it (session.verb).
 """
 
@@ -143,7 +143,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _complain(str(error), 2)
     except XenpvError as error:
-        logging.getLogger(__name__).debug("the trace of this error", exc_info=True)
         return _complain(str(error), 1)
     except OSError as error:
         logging.getLogger(__name__).debug("the trace of this error", exc_info=True)
