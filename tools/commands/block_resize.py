@@ -25,7 +25,7 @@ def command(session: Session, domain: str, device: str, size: str | None) -> Non
     with session.open_domain() as dom0:
         place = toolstack.find_vbd(dom0.store, domid, device)
     if session.dry_run:
-        session.show({"domid": domid, "devid": place.devid, "bytes": wanted}, 
+        session.show({"domid": domid, "devid": place.devid, "bytes": wanted},
                      f"would make {device} {'as large as its image' if wanted is None else f'{wanted} bytes'}")
         return
     reply = ask(session.run_directory(), "resize", domid=domid, devid=place.devid, bytes=wanted)
