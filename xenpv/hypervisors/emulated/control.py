@@ -7,6 +7,8 @@ A request is one line of JSON with a key ``verb``; the answer is one line with `
     create   name [exec environment cwd paused]     -> domid, directory
     unpause  domid
     destroy  domid
+    grants   domid                                  its grants (listing.py)
+    ports    domid                                  its event channels
     wait     domid                                  answered when the domain has ended -> status
     fault    kind domid [skip times status hold]    (faults.py)
     faults   action: clear | release
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import XenpvError
 
+from . import listing
 from .connections import ControlConnection
 from .faults import Fault
 from .hypervisor import FIRST_RESERVED
@@ -62,7 +65,7 @@ class Control:
         self._verbs: dict[str, Callable[[Request, ControlConnection], Request | None]] = {
             "status": self._status, "list": self._list, "create": self._create, "unpause": self._unpause,
             "destroy": self._destroy, "wait": self._wait, "fault": self._fault, "faults": self._faults,
-            "shutdown": self._shutdown,
+            "grants": self._grants, "ports": self._ports, "shutdown": self._shutdown,
         }
 
     def handle(self, request: Request, connection: ControlConnection) -> Request | None:
@@ -91,6 +94,12 @@ class Control:
 
     def _list(self, request: Request, connection: ControlConnection) -> Request:
         return {"domains": self._domains()}
+
+    def _grants(self, request: Request, connection: ControlConnection) -> Request:
+        return listing.grants(self._server.hypervisor.domains[self._domain(request, zero=True).domid])
+
+    def _ports(self, request: Request, connection: ControlConnection) -> Request:
+        return listing.ports(self._server.hypervisor.domains[self._domain(request, zero=True).domid])
 
     def status(self) -> Request:
         """The host as a whole."""
