@@ -244,7 +244,7 @@ TEST(open_refuses_in_words_and_leaks_nothing)
         case 4: config.ring_refs = &ungranted; break;
         case 5: config.journal = NULL; break;
         case 6: set_producer(&queue, 33); break;
-        default: set_producer(&queue, 0); queue.journal->magic = 1; break;
+        default: set_producer(&queue, 0); queue.journal->magic = 1; config.adopt = 1; break;
         }
         error = 0;
         CHECK(xenpv_back_open(fake_hypervisor(&queue.domain), &config, &error) == NULL);

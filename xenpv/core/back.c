@@ -72,6 +72,9 @@ static int set_up(struct xenpv_back *back)
     if (error)
         return error;
     entries = back->ring.entries;
+    if (!config->adopt)
+        /* A new connection: what a journal still holds belongs to a ring that is gone. */
+        memset(config->journal, 0, xenpv_journal_bytes(entries));
     error = xenpv_journal_attach(back->journal, entries, back->ring.consumed);
     if (error)
         return error;
@@ -225,20 +228,34 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
     memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, XENPV_RESPONSE_SIZE(back->config.abi));
     back->ring.produced++;
+    back->untested_bytes += slot->bytes;
     back->answered[back->answered_count++] = slot->index;
 }
 
-void xenpv_back_publish(struct xenpv_back *back)
+/* What was shown is the frontend's: the slots are free. */
+static void free_answered(struct xenpv_back *back)
 {
-    if (!back->answered_count)
-        return;
-    if (xenpv_ring_publish(&back->ring, back->ring.produced))
-        back->hv->notify(back->hv, &back->port);
     while (back->answered_count) {
         uint32_t slot = back->answered[--back->answered_count];
         xenpv_journal_free(back->journal, slot);
         back->free[back->free_count++] = slot;
     }
+}
+
+void xenpv_back_show(struct xenpv_back *back)
+{
+    xenpv_ring_show(&back->ring, back->ring.produced);
+    free_answered(back);
+}
+
+void xenpv_back_publish(struct xenpv_back *back)
+{
+    if (back->ring.produced == back->ring.tested)
+        return;
+    if (xenpv_ring_publish(&back->ring, back->ring.produced))
+        back->hv->notify(back->hv, &back->port);
+    free_answered(back);
+    back->untested_bytes = 0;
     back->stats->notifications = back->ring.notifications;
     back->stats->notifications_saved = back->ring.saved;
     back->stats->in_flight = back->out;
@@ -260,6 +277,8 @@ int xenpv_back_rest(struct xenpv_back *back)
         return 1;
     /* SLEEPING first, then the look, then the port, then sleep. An event of
      * between is kept by the masked port and delivered when it is unmasked. */
+    if (xenpv_ring_available(&back->ring) != 0) /* not worth a change of the word, which may cost a notification */
+        return 0;
     if (xenpv_ring_arm(&back->ring) != 0) {
         xenpv_ring_run(&back->ring);
         return 0;

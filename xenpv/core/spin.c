@@ -10,7 +10,8 @@
 
 #define FUTILE_LIMIT 8u /* spins in vain before a queue stops */
 #define PATIENCE 4u     /* short sleeps before it tries again, at first */
-#define PATIENCE_MAX 4096u
+#define PATIENCE_MAX 1024u
+#define NEAR 10u        /* a sleep is short up to so many budgets: most of it may be the time that waking takes */
 
 static atomic_uint spinners; /* threads of this process that spin now */
 static uint32_t limit;
@@ -132,7 +133,7 @@ void xenpv_spin_woke(struct xenpv_spin *spin)
 {
     if (!spin->slept_at)
         return;
-    if (xenpv_cycles() - spin->slept_at >= 2 * spin->budget) {
+    if (xenpv_cycles() - spin->slept_at >= NEAR * spin->budget) {
         spin->near = 0;
     } else if (spin->futile >= FUTILE_LIMIT && ++spin->near >= spin->patience) {
         spin->near = 0;

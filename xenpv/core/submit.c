@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <time.h>
 
-#define PUBLISH_EVERY 8u
+#define SHOW_EVERY 8u /* requests shown at once: few enough that the backend works while we fill slots */
 #define REQUEST_BYTES (XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE)
 #define RESCUE_NS 1000000000u
 
@@ -83,7 +83,11 @@ static void issue(struct xenpv_front *front)
         issue_one(front, number);
         if (front->ios[number].issued == front->ios[number].io.bytes)
             xenpv_io_pop(front, &front->waiting);
-        if (front->ring.produced - front->ring.published >= PUBLISH_EVERY)
+        if (front->ring.produced - front->ring.published < SHOW_EVERY)
+            continue;
+        if (front->ring.flag)
+            xenpv_ring_show(&front->ring, front->ring.produced); /* one test for all of them, below */
+        else
             publish(front);
     }
     publish(front);
@@ -198,7 +202,8 @@ static int sleep_until(struct xenpv_front *front, int64_t timeout_ns, uint64_t d
 /* SLEEPING, a last look, the port back, and only then sleep. */
 static int rest(struct xenpv_front *front)
 {
-    if (xenpv_ring_arm(&front->ring) != 0)
+    /* Something that is there already is not worth a change of the word, which may cost a notification. */
+    if (xenpv_ring_available(&front->ring) != 0 || xenpv_ring_arm(&front->ring) != 0)
         return 0;
     if (front->taken_event) {
         front->taken_event = 0;
