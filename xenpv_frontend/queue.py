@@ -26,16 +26,19 @@ IO_BYTES = 32
 
 
 class IoArray:
-    """`length` I/O records, as columns that may be read and written in strides.
+    """`length` I/O records, as columns that may be read and written in strides; `raw` is all of them as bytes.
 
-    Columns: `cookie` (the caller's), `sector` (of 512 bytes), `bytes` (a multiple of 512), `page` (where in the pool the
-    data begins), `op` (BLKIF_OP_*), `status` (BLKIF_RSP_*, of what is done).
+    Columns: `cookie` (the caller's; `cookie_low` and `cookie_high` are its halves), `sector` (of 512 bytes), `bytes` (a
+    multiple of 512), `page` (where in the pool the data begins), `op` (BLKIF_OP_*), `status` (BLKIF_RSP_*, of what is
+    done). With `length` 0 an exchange submits nothing, or leaves what is done for the next one.
     """
 
     def __init__(self, length: int) -> None:
-        self.records: Any = ffi.new("struct xenpv_io[]", length)
-        raw = memoryview(ffi.buffer(self.records)).cast("B")
+        self.records: Any = ffi.new("struct xenpv_io[]", max(1, length))
+        self.raw = raw = memoryview(ffi.buffer(self.records)).cast("B")
         self.cookie = raw.cast("Q")[0::4]
+        self.cookie_low = raw.cast("I")[0::8]
+        self.cookie_high = raw.cast("I")[1::8]
         self.sector = raw.cast("Q")[1::4]
         self.bytes = raw.cast("Q")[2::4]
         self.page = raw.cast("I")[6::8]
@@ -50,24 +53,28 @@ class IoArray:
 class Queue:
     """A frontend's end of one ring over pages that are shared already.
 
-    Any thread may call exchange(); one is in the core at a time. A call that does not wait itself (`at_least` 0) wakes the
-    one that waits there, so a submission is never held up by another thread's slow I/O.
+    Any thread may call exchange(); one is in the core at a time. A call that does not wait itself (`at_least` 0) wakes
+    the one that waits there, so a submission is never held up by another thread's slow I/O.
     """
 
-    def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview, pool: memoryview,
-                 pool_refs: Sequence[int], abi: int = 64, flag: bool = False, handle: int = 0, max_ios: int = 1024,
-                 spin_ns: int = DEFAULT_SPIN_NS) -> None:
-        """Owns `core` from now on. `ring` was initialised before it was granted; `pool_refs` names a grant for each page
-        of `pool`. `handle` is the virtual device's number.
+    def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview,
+                 pool: memoryview | Sequence[memoryview], pool_refs: Sequence[int], abi: int = 64, flag: bool = False,
+                 handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS) -> None:
+        """Owns `core` from now on. `ring` was initialised before it was granted. `pool_refs` names a grant for each
+        page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
+        stay held until close(). `handle` is the virtual device's number. Raises LocalProtocolError.
         """
-        self._memory = [ffi.from_buffer("uint8_t[]", ring, require_writable=True),
-                        ffi.from_buffer("uint8_t[]", pool, require_writable=True)]
+        parts = [pool] if isinstance(pool, memoryview) else list(pool)
+        if sum(part.nbytes for part in parts) != len(pool_refs) * PAGE_SIZE:
+            core.close()
+            raise LocalProtocolError("the pool's pages and its grant references differ in number")
+        self._memory = [ffi.from_buffer("uint8_t[]", part, require_writable=True) for part in (ring, *parts)]
         refs = ffi.new("uint32_t[]", list(pool_refs))
         settings = ffi.new("struct xenpv_front_config *", {
             "abi": abi, "flag": flag, "port": channel.port, "wait_fd": channel.fileno(),
             "notify_fd": channel.notify_fileno(), "ring": self._memory[0], "ring_pages": ring.nbytes // PAGE_SIZE,
-            "pool": self._memory[1], "pool_refs": refs, "pool_pages": pool.nbytes // PAGE_SIZE, "handle": handle & 0xffff,
-            "max_ios": max_ios, "spin_ns": spin_ns,
+            "pool": self._memory[1] if parts else ffi.NULL, "pool_refs": refs, "pool_pages": len(pool_refs),
+            "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
         })
         error = ffi.new("int *")
         self._front: Any = lib.xenpv_front_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
@@ -77,16 +84,22 @@ class Queue:
             raise LocalProtocolError(f"the ring cannot be used: {os.strerror(error[0])}")
         self._accepted: Any = ffi.new("uint32_t *")
         self._lock = threading.Lock()
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_lock = threading.Lock()  # the wake descriptor is not closed under a writer
+        # A token for each thread that wants in: as a semaphore, so that nobody takes another's with its own.
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
     def close(self) -> None:
         """Let go of the ring and the pool. I/Os in flight are given up: end the device's connection first."""
-        with self._lock:
+        self._enter(interrupt=True)
+        try:
             front, self._front = self._front, None
             if front is not None:
                 lib.xenpv_front_close(front)
-                os.close(self._wake_fd)
+                with self._wake_lock:
+                    os.close(self._wake_fd)
                 self._release()
+        finally:
+            self._lock.release()
 
     def _release(self) -> None:
         for memory in self._memory:
@@ -101,15 +114,21 @@ class Queue:
         self.close()
 
     def _enter(self, interrupt: bool) -> None:
-        """Take the lock. Who waits in the core with it is woken if we `interrupt`, and comes back for it after us."""
+        """Take the lock. Who waits in the core with it is woken if we `interrupt`, and returns for it after us."""
         if self._lock.acquire(blocking=False):
             return
-        if interrupt:
-            os.eventfd_write(self._wake_fd, 1)
-        self._lock.acquire()
-        if interrupt:
-            with contextlib.suppress(BlockingIOError):  # another thread that wanted in took the token with its own
-                os.eventfd_read(self._wake_fd)
+        if not interrupt:
+            self._lock.acquire()
+            return
+        with self._wake_lock:
+            if self._front is not None:
+                os.eventfd_write(self._wake_fd, 1)
+        try:
+            self._lock.acquire()
+        finally:
+            with self._wake_lock, contextlib.suppress(BlockingIOError):
+                if self._front is not None:
+                    os.eventfd_read(self._wake_fd)
 
     def exchange(self, submit: IoArray, first: int, count: int, done: IoArray, *, at_least: int = 0,
                  timeout: float | None = None) -> tuple[int, int]:
@@ -117,12 +136,12 @@ class Queue:
 
         Returns how many were accepted and how many stand in `done`, from its start. Fewer than `at_least` are done when
         `timeout` seconds (None: for ever) are over, another thread wants in, or nothing is in flight. Raises
-        RemoteProtocolError when the backend broke the ring's rules, LocalProtocolError for a record that cannot be (those
-        before it are accepted), InterruptedError on a signal (what was submitted is accepted).
+        RemoteProtocolError when the backend broke the ring's rules, LocalProtocolError for a record that cannot be
+        (those before it are accepted), InterruptedError on a signal (what was submitted is accepted).
         """
         if first < 0 or count < 0 or first + count > len(submit):
             raise LocalProtocolError("exchange: records outside the array")
-        wait = -1 if timeout is None else int(timeout * 1e9)
+        wait = -1 if timeout is None else max(0, int(timeout * 1e9))
         self._enter(interrupt=at_least == 0)
         try:
             if self._front is None:
@@ -143,11 +162,18 @@ class Queue:
     @property
     def pending(self) -> int:
         """I/Os accepted and not yet returned by exchange()."""
-        return int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0
+        self._enter(interrupt=True)
+        try:
+            return int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0
+        finally:
+            self._lock.release()
 
     def stats(self) -> dict[str, Any]:
         """The queue's counters; see `struct xenpv_front_stats` in core/api.h."""
-        with self._lock:
+        self._enter(interrupt=True)
+        try:
             if self._front is None:
                 raise ClosedError("the queue is closed")
             return decode_front(bytes(ffi.buffer(lib.xenpv_front_stats(self._front))))
+        finally:
+            self._lock.release()

@@ -1,0 +1,292 @@
+"""Many I/Os in flight at the cost of a few Python calls for all of them.
+
+    with disk.batch(depth=32, block=4096) as batch:
+        done = batch.exchange(Op.READ, sectors[:32], at_least=1)
+        for slot in batch.slots: use(batch.buffer(slot))
+
+RULES
+- A Batch belongs to one thread at a time. Other users of the disk may go on beside it.
+- Nothing here loops over I/Os in Python, but for a buffer that is asked for, an I/O that failed, and answers that
+  another thread happened to take.
+- A slot is the caller's from the exchange that says it is done to the one that submits it again; free slots are used in
+  the order in which they were done.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from xenpv.errors import ClosedError, DeviceError, UsageError, XenpvError
+from xenpv.wire.blkif import Op
+
+from .buffers import SHARE_PAGES, let_go, pages_of
+from .disk import failed
+from .queue import IO_BYTES, IoArray
+from .reaper import NONE
+
+if TYPE_CHECKING:
+    from .disk import Disk
+
+CLOSE_SECONDS = 5.0
+"""How long close() waits for what is in flight."""
+
+
+class Batch:
+    """`depth` slots with a granted buffer of `block` bytes each. Made by Disk.batch."""
+
+    def __init__(self, disk: Disk, depth: int, block: int) -> None:
+        if block <= 0 or block % disk.sector_size or pages_of(block) > SHARE_PAGES:
+            raise UsageError(f"a block is whole sectors of {disk.sector_size} bytes, up to 1 MiB, not {block} bytes")
+        if depth < 1:
+            raise UsageError(f"a batch has at least one slot, not {depth}")
+        self.depth = depth
+        self.block = block
+        self.done = IoArray(depth)
+        """What the last exchange brought, from the start: `cookie_low` is the slot."""
+        self.count = 0
+        """How many the last exchange brought."""
+        self._disk = disk
+        self._reaper = disk.reaper
+        self._runs = self._reaper.the_pool().hold(pages_of(block), depth)
+        if len(self._runs) < depth:
+            for run in self._runs:
+                self._reaper.give(run)
+            raise UsageError(f"the pool of {disk.name} has no room for {depth} blocks of {block} bytes: open the disk "
+                             f"with pool_bytes={2 * depth * pages_of(block) * 4096} or so")
+        self._buffers = [run.view[:block] for run in self._runs]
+        self._submit = IoArray(depth)
+        for index in range(depth):
+            self._submit.bytes[index] = block
+        self._number = self._reaper.join(self)
+        self._mine = array("I", [self._number] * depth).tobytes()
+        self._fine = bytes(2 * depth)
+        # Free slots: a ring from _head, _free long, of each slot's cookie and first page.
+        self._cookies = memoryview(array("Q", (self._number << 32 | slot for slot in range(depth))))
+        self._pages = memoryview(array("I", (run.first for run in self._runs)))
+        self._head = 0
+        self._free = depth
+        self._op = -1
+        self._journal: deque[bytes] = deque()
+        self._arrived: list[bytes] = []
+        self._closed = False
+
+    def close(self) -> None:
+        """Wait for what is in flight, within a limit, and give the buffers back.
+
+        Raises DeviceError when I/Os are not answered in time; their buffers go with the disk.
+        """
+        if self._closed:
+            return
+        try:
+            deadline = monotonic() + CLOSE_SECONDS
+            while self.in_flight and self._reaper.failure is None and (left := deadline - monotonic()) > 0:
+                try:
+                    self.exchange(Op.READ, self._cookies[:0], at_least=self.in_flight, timeout=left)
+                except XenpvError:
+                    continue  # an I/O of the past failed; what counts here is that it is over
+        finally:
+            self._closed = True
+            lost = self.in_flight if self._reaper.failure is None else 0
+            self._reaper.part(self._number)
+            for buffer in self._buffers:
+                let_go(buffer)
+            if not lost:
+                for run in self._runs:
+                    self._reaper.give(run)
+        if lost:
+            raise DeviceError(f"{self._disk.name}: {lost} I/Os are not answered after {CLOSE_SECONDS:g} s")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def free(self) -> int:
+        """Slots that may be submitted now."""
+        return self._free
+
+    @property
+    def in_flight(self) -> int:
+        """I/Os submitted and not yet brought by an exchange."""
+        return self.depth - self._free
+
+    @property
+    def slots(self) -> memoryview:
+        """The slots that the last exchange brought."""
+        return self.done.cookie_low[:self.count]
+
+    @property
+    def sectors(self) -> memoryview:
+        """Their sectors, in the same order."""
+        return self.done.sector[:self.count]
+
+    def buffer(self, slot: int) -> memoryview:
+        """The slot's `block` bytes. Touch them only while the slot is yours. Raises ClosedError."""
+        if self._closed:
+            raise ClosedError("the batch is closed")
+        return self._buffers[slot]
+
+    def next_slots(self, count: int) -> list[int]:
+        """The slots that the next `count` sectors will go to, in order: whose buffers to fill before a write."""
+        if not 0 <= count <= self._free:
+            raise UsageError(f"{count} slots were asked for, and {self._free} are free")
+        return [self._cookies[(self._head + index) % self.depth] & 0xffffffff for index in range(count)]
+
+    def exchange(self, op: int, sectors: array[int] | memoryview, *, at_least: int = 0,
+                 timeout: float | None = None) -> int:
+        """Submit an I/O of `block` bytes for each of `sectors`, and wait until `at_least` are done, old ones included.
+
+        `op`: Op.READ, WRITE or DISCARD. `sectors`: of 512 bytes, 64-bit (format Q); the backend checks whether they are
+        on the disk. Returns how many are done, see `slots`; fewer than `at_least` when `timeout` seconds are
+        over or nothing is in flight. Raises UsageError when there are not as many free slots; DiskError for the first
+        I/O that failed, when all that are done have been counted: go on with the next exchange.
+        """
+        count = len(sectors)
+        if self._closed:
+            raise ClosedError("the batch is closed")
+        submit, records = self._submit, b""
+        if count:
+            if count > self._free:
+                raise UsageError(f"{count} I/Os were submitted, and {self._free} slots are free")
+            if op != self._op:
+                self._set_op(op)
+            try:
+                submit.sector[:count] = sectors
+            except (TypeError, ValueError):
+                raise UsageError("sectors are 64-bit unsigned numbers: want array('Q') or a view of one") from None
+            self._fill_free(count)
+            records = bytes(submit.raw[:count * IO_BYTES])
+            if len(self._journal) > 4 * self.depth:
+                self._shorten()
+        reaper = self._reaper
+        queue, lead = reaper.lead(self, records)
+        want = min(at_least, self.depth - self._free)
+        deadline = None if timeout is None else monotonic() + timeout
+        left = timeout
+        self.count = 0
+        while True:
+            if lead:
+                try:
+                    n = reaper.exchange(queue, submit, count, self.done, at_least=max(0, want - len(self._arrived)),
+                                        timeout=left)
+                    if n:
+                        if (n >= want and not self._arrived
+                                and self.done.cookie_high[:n].tobytes() == self._mine[:4 * n]):
+                            self._account(n)
+                            return self._checked(n)
+                        reaper.route(self.done, n)
+                except XenpvError:
+                    raise
+                except BaseException:
+                    reaper.audit(queue)
+                    raise
+                finally:
+                    reaper.step_down()
+            elif count:
+                reaper.turn(queue, submit, count, NONE)
+            count = 0
+            if deadline is not None:
+                left = max(0.0, deadline - monotonic())
+            if len(self._arrived) >= want or left == 0:
+                return self._collect()
+            reaper.follow(lambda: len(self._arrived) >= want, left)
+            queue, lead = reaper.lead(self, b"")
+
+    # What the reaper asks for.
+
+    def submitting(self, records: bytes) -> None:
+        count = len(records) // IO_BYTES
+        self._journal.append(records)
+        self._head = (self._head + count) % self.depth
+        self._free -= count
+
+    def arrived(self, record: bytes) -> None:
+        self._arrived.append(record)
+
+    @property
+    def outstanding(self) -> int:
+        return self.in_flight - len(self._arrived)
+
+    def unanswered(self) -> bytes:
+        out = self._in_flight_cookies()
+        found: list[bytes] = []
+        for records in reversed(self._journal):
+            for at in range(len(records) - IO_BYTES, -1, -IO_BYTES):
+                cookie = int.from_bytes(records[at:at + 8], "little")
+                if cookie in out:
+                    out.remove(cookie)
+                    found.append(records[at:at + IO_BYTES])
+            if not out:
+                break
+        return b"".join(reversed(found))
+
+    def _in_flight_cookies(self) -> set[int]:
+        free = {self._cookies[(self._head + index) % self.depth] for index in range(self._free)}
+        here = {int.from_bytes(record[:8], "little") for record in self._arrived}
+        return {self._number << 32 | slot for slot in range(self.depth)} - free - here
+
+    def _shorten(self) -> None:
+        """Keep of the journal what is in flight: the newest record of each slot that is out."""
+        with self._reaper.changed:
+            records = self.unanswered()
+            self._journal.clear()
+            if records:
+                self._journal.append(records)
+
+    def _set_op(self, op: int) -> None:
+        if op not in (Op.READ, Op.WRITE, Op.DISCARD):
+            raise UsageError(f"a batch reads, writes or discards; {op} is something else")
+        if op != Op.READ:
+            self._disk.check_writable()
+        self._submit.op[:] = bytes([op]) * self.depth
+        self._op = op
+
+    def _fill_free(self, count: int) -> None:
+        """The next `count` free slots go into the records; submitting() takes them."""
+        head, submit = self._head, self._submit
+        first = min(count, self.depth - head)
+        submit.cookie[:first] = self._cookies[head:head + first]
+        submit.page[:first] = self._pages[head:head + first]
+        if first < count:
+            submit.cookie[first:count] = self._cookies[:count - first]
+            submit.page[first:count] = self._pages[:count - first]
+
+    def _account(self, count: int) -> None:
+        """The first `count` of `done` become free slots."""
+        tail, done = (self._head + self._free) % self.depth, self.done
+        first = min(count, self.depth - tail)
+        self._cookies[tail:tail + first] = done.cookie[:first]
+        self._pages[tail:tail + first] = done.page[:first]
+        if first < count:
+            self._cookies[:count - first] = done.cookie[first:count]
+            self._pages[:count - first] = done.page[first:count]
+        self._free += count
+
+    def _collect(self) -> int:
+        """What others took for us, as if an exchange had brought it."""
+        with self._reaper.changed:
+            records = b"".join(self._arrived)
+            self._arrived.clear()
+            self.done.raw[:len(records)] = records
+            count = len(records) // IO_BYTES
+            self._account(count)
+        return self._checked(count)
+
+    def _checked(self, count: int) -> int:
+        self.count = count
+        if self.done.status[:count].tobytes() != self._fine[:2 * count]:
+            self._raise_first(count)
+        return count
+
+    def _raise_first(self, count: int) -> None:
+        for index in range(count):
+            status = self.done.status[index]
+            if status:
+                raise failed(self.done.op[index], self.done.sector[index], self.block, status, self._disk.name)

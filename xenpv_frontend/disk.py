@@ -1,0 +1,308 @@
+"""The public API of the guest's side: a disk, read and written through its ring.
+
+    with open_domain() as domain, Disk.open(domain, "xvda") as disk:
+        print(disk.size, disk.read(0, 4096))
+
+Any number of threads may use a Disk at once. Offsets and lengths are bytes, and multiples of `sector_size`; what is not
+is refused with UsageError before anything is sent. Every call may raise DiskError when the backend answered with an
+error, DeviceError when the disk is disconnected, RemoteProtocolError when the backend broke the ring's rules, and
+ClosedError after close().
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from xenpv.domain import PAGE_SIZE, Domain
+from xenpv.errors import ClosedError, DiskError, UsageError
+from xenpv.wire.blkif import SECTOR_SIZE, Op, Status
+from xenpv.xenbus import CLOSING_PATIENCE
+
+from .buffers import pages_of
+from .device import Device, Settings, check_settings, find_vbd
+from .queue import DEFAULT_SPIN_NS
+from .reaper import Piece, Reaper
+from .stats import Counters
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+    from .batch import Batch
+    from .stream import Readable
+
+PIECE_PAGES = 32
+"""Pages of one piece of a large I/O: several are in flight at once."""
+
+OPEN_SECONDS = 10.0
+"""How long a backend may take to connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What was agreed for this ring."""
+
+    abi: int
+    ring_order: int
+    flag: bool
+    persistent: bool
+    flush: bool
+    discard: bool
+    discard_granularity: int | None
+    discard_alignment: int | None
+
+
+def failed(op: int, sector: int, length: int, status: int, name: str) -> DiskError:
+    """The error for an I/O that the backend answered with `status`."""
+    verb = Op(op).name.lower().partition("_")[0]
+    what = "does not support this" if status == Status.EOPNOTSUPP else "answered with an error"
+    return DiskError(f"{name}: {verb} of {length} bytes at {sector * SECTOR_SIZE}: the backend {what}", status)
+
+
+def as_bytes(view: memoryview) -> memoryview:
+    """The same memory as single bytes. Raises UsageError when it is not contiguous."""
+    if not view.contiguous:
+        raise UsageError("the memory to read into or write from is not contiguous")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+class Disk:
+    """A virtual block device of this domain. Make one with open()."""
+
+    def __init__(self, device: Device, reaper: Reaper) -> None:
+        self._device = device
+        self._reaper = reaper
+
+    @classmethod
+    def open(cls, domain: Domain, vdev: str | int = "xvda", *, depth: int = 32, pool_bytes: int | None = None,
+             flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
+             ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
+             closing_patience: float = CLOSING_PATIENCE) -> Self:
+        """Connect to the backend of `vdev` (``xvda``, or its number).
+
+        `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
+        goes, batches and streams included; by default 32 KiB for each of `depth`. `flag`: the notify-suppression flag;
+        None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
+        `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
+        `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. Raises UsageError,
+        DeviceError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
+        """
+        size = depth * 32768 if pool_bytes is None else pool_bytes
+        settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
+                            ring_order=ring_order, spin_ns=spin_ns, closing_patience=closing_patience)
+        check_settings(settings)
+        place = find_vbd(domain, vdev)
+        reaper = Reaper()
+        device = Device(domain, place, settings, reaper)
+        device.open(timeout)
+        return cls(device, reaper)
+
+    def close(self) -> None:
+        """Let I/O in flight end, within a limit, and disconnect. Whoever still waits gets ClosedError.
+
+        Raises LocalProtocolError while a slice of a chunk or of a batch's buffer is kept: release it and close again.
+        """
+        self._device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        """The virtual device's name, such as ``xvda``."""
+        return self._device.name
+
+    @property
+    def size(self) -> int:
+        """Bytes; changes when the backend resizes the disk."""
+        return self._device.facts.size
+
+    @property
+    def sector_size(self) -> int:
+        """Bytes of a logical sector: the unit of every I/O."""
+        return self._device.facts.sector_size
+
+    @property
+    def readonly(self) -> bool:
+        return self._device.facts.read_only
+
+    @property
+    def features(self) -> Features:
+        device, adverts = self._device, self._device.adverts
+        return Features(device.settings.abi, device.ring_order, device.flag,
+                        device.settings.persistent and adverts.persistent, adverts.flush_cache, adverts.discard,
+                        adverts.discard_granularity, adverts.discard_alignment)
+
+    def stats(self) -> Counters:
+        """Counters since open()."""
+        return self._reaper.counters()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`."""
+        self.check_range(offset, length)
+        if 0 < length <= PIECE_PAGES * PAGE_SIZE:
+            piece = self._piece(Op.READ, offset, length, wait=True)
+            if piece is not None and piece.run is not None:
+                try:
+                    if piece.length == length:
+                        self._reaper.perform(piece)
+                        self._check(piece)
+                        return bytes(piece.run.view[:length])
+                finally:
+                    self._reaper.leave(piece)
+        data = bytearray(length)
+        with memoryview(data) as view:
+            self.transfer(Op.READ, offset, view)
+        return bytes(data)
+
+    def readinto(self, offset: int, buffer: WriteableBuffer) -> int:
+        """Fill `buffer` from `offset`. Returns its length in bytes."""
+        with memoryview(buffer) as whole, as_bytes(whole) as view:
+            self.check_range(offset, view.nbytes)
+            self.transfer(Op.READ, offset, view)
+            return view.nbytes
+
+    def write(self, offset: int, data: ReadableBuffer) -> None:
+        """Write `data` at `offset`. It is durable after flush()."""
+        with memoryview(data) as whole, as_bytes(whole) as view:
+            self.check_range(offset, view.nbytes)
+            self.check_writable()
+            self.transfer(Op.WRITE, offset, view)
+
+    def flush(self) -> None:
+        """Make every write that has returned durable. A backend without a cache is asked nothing."""
+        if self._device.adverts.flush_cache:
+            self._control(Op.FLUSH_DISKCACHE, 0, 0)
+        else:
+            self._reaper.check()
+
+    def discard(self, offset: int, length: int) -> None:
+        """Give the range up: what is read there afterwards is not defined. Raises DiskError (-2) where unsupported."""
+        self.check_range(offset, length)
+        self.check_writable()
+        if not self._device.adverts.discard:
+            raise DiskError(f"{self.name}: the backend does not offer discard", Status.EOPNOTSUPP)
+        if length:
+            self._control(Op.DISCARD, offset, length)
+
+    def open_raw(self) -> io.RawIOBase:
+        """The disk as a file to read from, at any offset and length. Closing it leaves the disk open."""
+        from .stream import RawDisk
+
+        return RawDisk(self)
+
+    def chunks(self, size: int = 256 * 1024, depth: int = 4, *, offset: int = 0,
+               length: int | None = None) -> Iterator[memoryview]:
+        """The disk's bytes in order, `size` at a time, with up to `depth` chunks read ahead.
+
+        Each memoryview is good until the next one is asked for. Raises UsageError when the pool has no room for one.
+        """
+        from .stream import chunks
+
+        return chunks(self, size, depth, offset, self.size - offset if length is None else length)
+
+    def write_from(self, reader: Readable, offset: int = 0, *, size: int = 256 * 1024, depth: int = 4) -> int:
+        """Write all that `reader` (anything with readinto) gives, from `offset`, with up to `depth` writes in flight.
+
+        Returns how many bytes. Raises UsageError when that is not a whole number of sectors, or does not fit: what came
+        before is written then.
+        """
+        from .stream import write_from
+
+        return write_from(self, reader, offset, size, depth)
+
+    def batch(self, depth: int = 32, block: int = 4096) -> Batch:
+        """Room for `depth` I/Os of `block` bytes each in flight, at the cost of a few calls for all of them.
+
+        Raises UsageError when the pool is too small: open the disk with more `pool_bytes`.
+        """
+        from .batch import Batch
+
+        return Batch(self, depth, block)
+
+    # What streams and batches use as well.
+
+    @property
+    def reaper(self) -> Reaper:
+        return self._reaper
+
+    def check_range(self, offset: int, length: int) -> None:
+        """Raises UsageError when the range is not of whole sectors, or not within the disk."""
+        facts = self._device.facts
+        if (offset | length) & (facts.sector_size - 1):
+            raise UsageError(f"{self.name}: {length} bytes at {offset} are not whole sectors of {facts.sector_size} "
+                             "bytes")
+        if offset < 0 or length < 0 or offset + length > facts.size:
+            raise UsageError(f"{self.name}: {length} bytes at {offset} are outside the disk of {facts.size} bytes")
+
+    def check_writable(self) -> None:
+        """Raises DiskError when the disk is read-only. The backend refuses a write as well."""
+        if self._device.facts.read_only:
+            raise DiskError(f"{self.name} is read-only", Status.ERROR)
+
+    def transfer(self, op: Op, offset: int, view: memoryview) -> None:
+        """READ into or WRITE from `view`, in pieces, as many in flight as the pool has pages for."""
+        pending: deque[Piece] = deque()
+        position = 0
+        try:
+            while pending or position < view.nbytes:
+                fresh: list[Piece] = []
+                while position < view.nbytes:
+                    piece = self._piece(op, offset + position, view.nbytes - position, wait=not pending)
+                    if piece is None:
+                        break
+                    pending.append(piece)
+                    fresh.append(piece)
+                    if op is Op.WRITE and piece.run is not None:
+                        piece.run.view[:piece.length] = view[position:position + piece.length]
+                    position += piece.length
+                if fresh:
+                    self._reaper.submit(fresh)
+                piece = pending[0]
+                self._reaper.wait(piece)
+                self._check(piece)
+                if op is Op.READ and piece.run is not None:
+                    start = piece.sector * SECTOR_SIZE - offset
+                    view[start:start + piece.length] = piece.run.view[:piece.length]
+                self._reaper.leave(pending.popleft())
+        except DiskError:
+            for piece in pending:  # none may land after the caller was told
+                self._reaper.wait(piece)
+            raise
+        finally:
+            for piece in pending:
+                self._reaper.leave(piece)
+
+    def _piece(self, op: Op, offset: int, length: int, *, wait: bool) -> Piece | None:
+        """The first piece of a range, with its run; None when the pool has no page and we do not `wait` for one."""
+        pool = self._reaper.the_pool()
+        pages = min(PIECE_PAGES, pages_of(length))
+        try:
+            run = pool.take_waiting(pages) if wait else pool.take(pages)
+        except ClosedError:
+            self._reaper.check()  # why it was closed
+            raise
+        if run is None:
+            return None
+        return Piece(op, offset // SECTOR_SIZE, min(length, run.pages * PAGE_SIZE), run)
+
+    def _control(self, op: Op, offset: int, length: int) -> None:
+        with self._reaper.controls:
+            piece = Piece(op, offset // SECTOR_SIZE, length)
+            try:
+                self._reaper.perform(piece)
+                self._check(piece)
+            finally:
+                self._reaper.leave(piece)
+
+    def _check(self, piece: Piece) -> None:
+        if piece.status:
+            raise failed(piece.op, piece.sector, piece.length, piece.status, self.name)

@@ -1,0 +1,382 @@
+"""I/Os in flight on a disk's ring, and who waits for them.
+
+RULES
+- There is no thread here. Of those who wait, one leads: it waits in the core and takes what is done for all; the others
+  wait for it. A leader that has its own hands the lead on.
+- Whoever submits while another leads does not wait in the core; the queue interrupts the leader for it.
+- Pages are given back only when no I/O on them is in flight: an I/O whose waiter went away is kept until it is done.
+- A queue may be taken away and another put in its place: what was not answered is submitted there again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Protocol
+
+from xenpv.errors import ClosedError, DeviceError, LocalProtocolError, RemoteProtocolError, XenpvError
+
+from .buffers import Pool, Run
+from .queue import IO_BYTES, IoArray, Queue
+from .stats import Counters
+
+NONE = IoArray(0)
+"""Submits nothing; leaves what is done in the queue."""
+
+CONTROL_IOS = 64
+"""Flushes and discards in flight at once, at the most; those with data are bounded by the pool's pages."""
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """One I/O of the core's: `op` (BLKIF_OP_*), `sector` of 512 bytes, `length` in bytes, through `run`."""
+
+    op: int
+    sector: int
+    length: int
+    run: Run | None = None
+    status: int | None = None
+    """BLKIF_RSP_*, once it is done."""
+    cookie: int = 0
+    abandoned: bool = False
+
+    def put(self, array: IoArray, index: int) -> None:
+        """Write it as record `index` of `array`."""
+        array.cookie[index] = self.cookie
+        array.sector[index] = self.sector
+        array.bytes[index] = self.length
+        array.page[index] = 0 if self.run is None else self.run.first
+        array.op[index] = self.op
+
+
+class Owner(Protocol):
+    """Keeps its I/Os itself: their cookies have its number in the high half."""
+
+    def submitting(self, records: bytes) -> None:
+        """These records are submitted now. The reaper's lock is held."""
+        ...
+
+    def arrived(self, record: bytes) -> None:
+        """An I/O of this owner was taken by another one: its record, IO_BYTES long. The reaper's lock is held."""
+        ...
+
+    def unanswered(self) -> bytes:
+        """The records of all its I/Os in flight. The reaper's lock is held and nobody leads."""
+        ...
+
+    @property
+    def outstanding(self) -> int:
+        """I/Os submitted and neither brought nor arrived."""
+        ...
+
+
+class Reaper:
+    """The I/Os of one disk. `on_broken` is called when the backend broke the ring's rules, after fail()."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.Lock())
+        self.controls = threading.BoundedSemaphore(CONTROL_IOS)
+        self.pool: Pool | None = None
+        self.on_broken: Callable[[], None] = lambda: None
+        self._queue: Queue | None = None
+        self._failure: XenpvError | None = None
+        self._paused = False
+        self._led = False
+        self._waiting = 0
+        self._cookies = 0
+        self._pieces: dict[int, Piece] = {}
+        self._owners: dict[int, Owner] = {}
+        self._owners_ever = 0
+        self._done = IoArray(64)
+        self._singles: list[IoArray] = []
+        self._past = Counters()
+
+    # The device's side: which queue there is.
+
+    def attach(self, queue: Queue, pool: Pool) -> None:
+        """I/O goes to `queue` from now on, first what its predecessor left unanswered."""
+        with self.changed:
+            while self._led:  # who leads may have answers of the old queue in its hands
+                self._wait(None)
+            self.pool = pool
+            left = b"".join(owner.unanswered() for owner in self._owners.values())
+            count = len(self._pieces) + len(left) // IO_BYTES
+            if count:
+                array = IoArray(count)
+                for index, piece in enumerate(self._pieces.values()):
+                    piece.put(array, index)
+                array.raw[len(self._pieces) * IO_BYTES:] = left
+                queue.exchange(array, 0, count, NONE)
+            self._queue = queue
+            self._paused = False
+            self.changed.notify_all()
+
+    def detach(self) -> None:
+        """Close the queue, whoever waits in it. Its I/Os wait for the next one, or for fail()."""
+        with self.changed:
+            queue, self._queue = self._queue, None
+        if queue is not None:
+            self._past += Counters.of(queue.stats())
+            queue.close()
+
+    def pause(self) -> None:
+        """Submit nothing new: whoever wants to waits until attach() or fail()."""
+        with self.changed:
+            self._paused = True
+
+    def fail(self, error: XenpvError) -> None:
+        """No I/O any more: everybody who waits or comes gets `error`'s words. The first error stays."""
+        with self.changed:
+            if self._failure is None:
+                self._failure = error
+            self.changed.notify_all()
+            queue = self._queue
+        if queue is not None:
+            try:
+                queue.exchange(NONE, 0, 0, NONE)  # whoever waits in the core comes out
+            except (ClosedError, RemoteProtocolError):
+                pass  # it is out already
+
+    @property
+    def failure(self) -> XenpvError | None:
+        return self._failure
+
+    def check(self) -> None:
+        """Raises the failure, if there is one; a fresh copy, since many threads may raise it."""
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
+
+    def drain(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until nothing is in flight. False: the time is over, or the queue is gone."""
+        deadline = monotonic() + timeout
+        while (left := deadline - monotonic()) > 0:
+            with self.changed:
+                queue = self._queue
+                if queue is None or self._failure is not None:
+                    return False
+                lead = not self._led
+                self._led = True
+                if not lead:
+                    self._wait(min(left, 0.05))
+            if lead:
+                try:
+                    if not queue.pending:
+                        return True
+                    self.turn(queue, NONE, 0, self._done, at_least=1, timeout=left)
+                except XenpvError:
+                    return False  # turn() has told everybody
+                finally:
+                    self.step_down()
+        return False
+
+    def counters(self) -> Counters:
+        """Of this queue and of all its predecessors."""
+        with self.changed:
+            queue, past = self._queue, self._past
+        if queue is None:
+            return past
+        try:
+            return past + Counters.of(queue.stats())
+        except ClosedError:
+            return self._past
+
+    def the_pool(self) -> Pool:
+        """The pool, which a disk that was opened has. Raises the failure."""
+        self.check()
+        if self.pool is None:
+            raise DeviceError("the disk was never connected")
+        return self.pool
+
+    # Single I/Os.
+
+    def perform(self, piece: Piece) -> int:
+        """Send it and wait until it is done: its status. One call of the core's when nobody else waits."""
+        with self.changed:
+            queue = self._usable()
+            array = self._singles.pop() if self._singles else IoArray(1)
+            self._book(piece, array, 0)
+            lead = not self._led
+            self._led = True
+        try:
+            self.turn(queue, array, 1, self._done if lead else NONE, at_least=int(lead))
+        finally:
+            if lead:
+                self.step_down()
+        self._singles.append(array)
+        return self.wait(piece)
+
+    def submit(self, pieces: Sequence[Piece]) -> None:
+        """Send them. Raises the failure, and then none was sent."""
+        array = IoArray(len(pieces))
+        with self.changed:
+            queue = self._usable()
+            for index, piece in enumerate(pieces):
+                self._book(piece, array, index)
+        self.turn(queue, array, len(pieces), NONE)
+
+    def wait(self, piece: Piece) -> int:
+        """Until it is done: its status. Raises the failure."""
+        while True:
+            with self.changed:
+                while piece.status is None and (self._led or self._queue is None):
+                    self.check()
+                    self._wait(None)
+                if piece.status is not None:
+                    return piece.status
+                self.check()
+                self._led = True
+            try:
+                while piece.status is None and (queue := self._queue) is not None and self._failure is None:
+                    self.turn(queue, NONE, 0, self._done, at_least=1)
+            finally:
+                self.step_down()
+
+    def leave(self, piece: Piece) -> None:
+        """Its waiter goes: the run is given back now if it is done, else when it is."""
+        with self.changed:
+            if piece.status is None and self._pieces.get(piece.cookie) is piece:
+                piece.abandoned = True
+                return
+        self._give(piece)
+
+    def give(self, run: Run) -> None:
+        """Give a run back on which nothing is in flight; also when the disk has failed."""
+        if self.pool is not None:
+            self.pool.give(run)
+
+    # Owners, which bring their own arrays.
+
+    def join(self, owner: Owner) -> int:
+        """The number for the high half of the owner's cookies."""
+        with self.changed:
+            self._owners_ever += 1
+            self._owners[self._owners_ever] = owner
+            return self._owners_ever
+
+    def part(self, number: int) -> None:
+        """The pair of join(): it has nothing in flight any more, or its queue is gone."""
+        with self.changed:
+            self._owners.pop(number, None)
+
+    def lead(self, owner: Owner, records: bytes) -> tuple[Queue, bool]:
+        """The queue for `owner` to submit `records` to, and whether it leads now: then it must step_down().
+
+        In the same moment the records enter the owner's books. Raises the failure.
+        """
+        with self.changed:
+            queue = self._queue
+            if queue is None or self._paused or self._failure is not None:
+                queue = self._usable()
+            if records:
+                owner.submitting(records)
+            if self._led:
+                return queue, False
+            self._led = True
+            return queue, True
+
+    def step_down(self) -> None:
+        """The pair of lead()."""
+        with self.changed:
+            self._led = False
+            if self._waiting:
+                self.changed.notify_all()
+
+    def follow(self, enough: Callable[[], bool], timeout: float | None) -> None:
+        """Wait until something changed, at most `timeout` seconds, while somebody else leads or there is no queue."""
+        with self.changed:
+            self.check()
+            if (self._led or self._queue is None) and not enough():
+                self._wait(timeout)
+
+    def turn(self, queue: Queue, array: IoArray, count: int, done: IoArray, *, at_least: int = 0,
+             timeout: float | None = None) -> None:
+        """One exchange; what is done goes to whom it belongs. With `done` other than NONE the caller leads."""
+        try:
+            self.route(done, self.exchange(queue, array, count, done, at_least=at_least, timeout=timeout))
+        except XenpvError:
+            raise
+        except BaseException:
+            self.audit(queue)
+            raise
+
+    def audit(self, queue: Queue) -> None:
+        """An exception of a signal's handler came between: the disk fails if answers were lost by that."""
+        with self.changed:
+            if self._queue is not queue:
+                return
+            known = len(self._pieces) + sum(owner.outstanding for owner in self._owners.values())
+        if known != queue.pending:
+            self.fail(DeviceError("the disk was interrupted while it took answers, and some are lost: open it again"))
+
+    def exchange(self, queue: Queue, array: IoArray, count: int, done: IoArray, *, at_least: int = 0,
+                 timeout: float | None = None) -> int:
+        """The queue's exchange: how many are done. On a signal, and when the queue was taken away meanwhile, none.
+
+        What the queue's rules say of its errors is done here, for all. Raises RemoteProtocolError.
+        """
+        try:
+            accepted, n = queue.exchange(array, 0, count, done, at_least=at_least, timeout=timeout)
+        except (InterruptedError, ClosedError):
+            return 0  # submitted; or in the books, from which the next queue takes it
+        except RemoteProtocolError as error:
+            self.fail(error)
+            self.on_broken()
+            raise
+        if accepted != count:
+            excess = LocalProtocolError(f"the queue took {accepted} of {count} I/Os, fewer than it was made for")
+            self.fail(excess)
+            raise excess
+        return n
+
+    def route(self, done: IoArray, count: int) -> None:
+        """Give the first `count` records of `done` to those whom they belong to."""
+        if not count:
+            return
+        finished: list[Piece] = []
+        with self.changed:
+            for index in range(count):
+                number = done.cookie_high[index]
+                if number:
+                    owner = self._owners.get(number)
+                    if owner is not None:
+                        owner.arrived(bytes(done.raw[index * IO_BYTES:(index + 1) * IO_BYTES]))
+                    continue
+                piece = self._pieces.pop(done.cookie_low[index])
+                piece.status = done.status[index]
+                if piece.abandoned:
+                    finished.append(piece)
+            if self._waiting:
+                self.changed.notify_all()
+        for piece in finished:
+            self._give(piece)
+
+    def _book(self, piece: Piece, array: IoArray, index: int) -> None:
+        """`changed` is held."""
+        self._cookies = (self._cookies + 1) & 0xffffffff
+        while self._cookies in self._pieces:
+            self._cookies = (self._cookies + 1) & 0xffffffff
+        piece.cookie = self._cookies
+        self._pieces[piece.cookie] = piece
+        piece.put(array, index)
+
+    def _give(self, piece: Piece) -> None:
+        run, piece.run = piece.run, None
+        if run is not None:
+            self.give(run)
+
+    def _usable(self) -> Queue:
+        """The queue, after waiting for it. `changed` is held."""
+        while True:
+            self.check()
+            if self._queue is not None and not self._paused:
+                return self._queue
+            self._wait(None)
+
+    def _wait(self, timeout: float | None) -> None:
+        self._waiting += 1
+        try:
+            self.changed.wait(timeout)
+        finally:
+            self._waiting -= 1
