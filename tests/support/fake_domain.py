@@ -176,10 +176,8 @@ class FakePages(Closes):
         self.fd = os.memfd_create("fake-grant", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, len(refs) * PAGE_SIZE)
         self.memory = memoryview(mmap(self.fd, len(refs) * PAGE_SIZE))
-
-    def mapped(self) -> memoryview:
+        self.mapped = memoryview(mmap(self.fd, len(refs) * PAGE_SIZE))
         """The pages as the peer has them: they outlive the grant."""
-        return memoryview(mmap(self.fd, len(self.refs) * PAGE_SIZE))
 
     def end(self) -> None:
         self.memory.release()  # BufferError while the core still holds it
@@ -209,10 +207,10 @@ class FakeGrants:
 
     def page(self, ref: int) -> memoryview:
         """A granted page, as its peer has it mapped."""
-        for pages in self.shared:
+        for pages in list(self.shared):
             if ref in pages.refs:
                 at = pages.refs.index(ref) * PAGE_SIZE
-                return pages.memory[at:at + PAGE_SIZE]
+                return pages.mapped[at:at + PAGE_SIZE]
         raise GrantError(f"reference {ref} is not granted", -3)
 
 
@@ -431,7 +429,7 @@ class FakeBackend(Closes):
         shared = next(pages for pages in self.domain.grants.shared if ring.refs[0] in pages.refs)
         assert tuple(shared.refs) == ring.refs
         abi = 32 if self.rings.protocol is Protocol.X86_32 else 64
-        self._ring = BackRing(shared.mapped(), abi=abi, flag=self.rings.notify_flag and self.adverts.notify_flag)
+        self._ring = BackRing(shared.mapped, abi=abi, flag=self.rings.notify_flag and self.adverts.notify_flag)
         self._channel = self.domain.events.peer(ring.port)
         self.attached += 1
         for name, value in {**self.facts.to_keys(), **self.raw}.items():
@@ -478,7 +476,10 @@ class FakeBackend(Closes):
             self.data[at:at + request.nr_sectors * 512] = bytes(request.nr_sectors * 512)
         for segment in request.segments:
             start, end = segment.first_sect * 512, (segment.last_sect + 1) * 512
-            page = self.domain.grants.page(segment.gref)
+            try:
+                page = self.domain.grants.page(segment.gref)
+            except GrantError:
+                return Status.ERROR
             if at + end - start > len(self.data):
                 return Status.ERROR
             if request.operation == Op.READ:

@@ -121,11 +121,12 @@ def test_nobody_serves_it(domain: FakeDomain, backend: FakeBackend) -> None:
 
 
 @pytest.mark.parametrize("left", ["3", "4", "5", "6"])
-def test_a_state_that_a_dead_frontend_left(backend: FakeBackend, open_disk: Open, left: str) -> None:
+def test_a_state_that_a_dead_frontend_left(backend: FakeBackend, open_disk: Open, until: Until, left: str) -> None:
     backend.store.write(f"{backend.place.frontend}/state", left)
     backend.store.write(f"{backend.place.frontend}/ring-ref7", "9")
-    backend.raw = {"state": "6"} if left in "456" else {}
-    backend.raw.pop("state", None)
+    backend.start()
+    settled = XenbusState.CLOSING if left in "34" else XenbusState.INIT_WAIT
+    until(lambda: backend.state() is settled, "the backend has looked at what is left")
     disk = open_disk()
     assert disk.read(0, 512) == backend.data[:512]
     assert backend.frontend_key("ring-ref7") is None
