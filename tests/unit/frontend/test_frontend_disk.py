@@ -241,3 +241,18 @@ def test_counters_for_people(open_disk: Open) -> None:
     stats = disk.stats()
     assert (stats.requests, stats.bytes_read, stats.bytes_written, stats.errors) == (2, 4096, 4096, 0)
     assert stats.lines()[0] == "2 requests, 4096 bytes read, 4096 written, 0 errors"
+
+
+def test_nobody_who_submits_is_held_up_by_who_waits(backend: FakeBackend, open_disk: Open) -> None:
+    """Every thread's request goes out while none is answered, also when many want in at the same moment."""
+    disk = open_disk()
+    backend.answer = lambda request, response: None
+    for round_ in range(1, 13):
+        threads = [threading.Thread(target=disk.read, args=(number * 512, 512)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        backend.wait_requests(8 * round_)
+        backend.release()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
