@@ -1,0 +1,92 @@
+"""The two processes of the system `xenpv`: ``python -m xenpv_tools.bench.child backend|load URI ...``.
+
+Both end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
+and answers each with one, until the end of its input:
+
+    {"vdev", "flag", "spin_us"}             open a disk -> {"features"}; `flag` and `spin_us` may be null
+    {"vdev", "case", "seconds", "seed"}     run a load  -> {"result"}, a LoadResult
+
+An answer has "error" instead when it went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import Any
+
+from xenpv.errors import XenpvError
+from xenpv.hypervisors import open_domain
+from xenpv_backend import daemon
+from xenpv_backend.options import BackendOptions
+from xenpv_frontend.disk import Disk
+
+from .cases import find_case
+from .load import run_load
+
+RING_DEPTH = 64
+"""Requests that the ring has room for: 8 reads of 256 KiB are 48 requests."""
+POOL_BYTES = 8 << 20
+_PATIENCE = 2.0
+"""Seconds for a backend to answer at the end: one that has died must not keep us."""
+
+
+def backend(uri: str, rundir: str, spin_us: int | None) -> int:
+    """Serve domain `uri` as `xenpv backend run` does, with its own options and nobody's configuration."""
+    options = BackendOptions(log_level="warning")
+    if spin_us is not None:
+        options = replace(options, spin_us=spin_us)
+    with open_domain(uri) as domain:
+        return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options,
+                          reload=lambda: options)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def load(uri: str) -> int:
+    """Open disks and run loads, as asked."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with ExitStack() as stack:
+        domain = stack.enter_context(open_domain(uri))
+        disks: dict[str, Disk] = {}
+
+        def answer(request: dict[str, Any]) -> dict[str, Any]:
+            vdev = request["vdev"]
+            if "case" in request:
+                result = run_load(disks[vdev], find_case(request["case"]), request["seconds"], request["seed"])
+                return {"result": asdict(result)}
+            spin = {} if request["spin_us"] is None else {"spin_ns": request["spin_us"] * 1000}
+            disks[vdev] = stack.enter_context(Disk.open(domain, vdev, depth=RING_DEPTH, pool_bytes=POOL_BYTES,
+                                                        flag=request["flag"], closing_patience=_PATIENCE, **spin))
+            return {"features": asdict(disks[vdev].features)}
+
+        for line in sys.stdin:
+            try:
+                reply = answer(json.loads(line))
+            except XenpvError as error:
+                reply = {"error": str(error)}
+            print(json.dumps(reply), flush=True)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """One of the two; its exit status."""
+    try:
+        if argv[0] == "backend":
+            return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]))
+        return load(argv[1])
+    except KeyboardInterrupt:
+        return 0
+    except XenpvError as error:
+        print(f"xenpv: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""The tables for people. What they show is what the JSON holds; nothing is computed here but ratios and units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..output import table
+from .compare import ratio
+
+_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x raw", "per 1,000", "sleeps", "rescues")
+
+
+def _figure(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def _times(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def comparison(found: dict[str, Any]) -> str:
+    """The answer of compare.compare."""
+    results, rows = found["results"], []
+    for row in results:
+        own = row["system"] == "xenpv"
+        rows.append([
+            row["storage"], row["case"], row["system"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6),
+            _figure(row["p50_us"], 1), _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2),
+            _times(ratio(results, row["case"], row["storage"], "nbdkit")) if own else "",
+            _times(ratio(results, row["case"], row["storage"], "raw")) if own else "",
+            row["options"]["setup"],
+        ])
+    header = ["storage", "case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x raw",
+              "setup"]
+    parts = [table(header, rows, _RIGHT)] if rows else []
+    parts += [_not_run(found["not_run"])] if found["not_run"] else []
+    return "\n\n".join([*parts, f"{_circumstances(found)}\n{_how(found['how'])}"])
+
+
+def _not_run(entries: list[dict[str, str]]) -> str:
+    return "\n".join(f"{entry['storage']}, {entry['case']}, {entry['system']}: not run: {entry['reason']}"
+                     for entry in entries)
+
+
+def _circumstances(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["versions"].items())
+    load, options = found["load_average"], found["options"]
+    return (f"Medians of {options['runs']} runs of {options['seconds']:g} s, file of {options['size'] >> 20} MiB; "
+            f"{versions}; {found['processors']['count']} x {found['processors']['model']}.\n"
+            f"Load average {load['before'][0]} before, {load['after'][0]} after: figures count only when nothing else "
+            "ran.")
+
+
+def _how(how: dict[str, Any]) -> str:
+    """Of the systems' explanations of latency, equal ones once."""
+    latency: dict[str, list[str]] = {}
+    for system, text in how["latency"].items():
+        latency.setdefault(text, []).append(system)
+    return "\n".join([*(f"Latency of {' and '.join(systems)}: {text}." for text, systems in latency.items()),
+                      f"CPU: {how['cpu']}."])
+
+
+def notifications(found: dict[str, Any]) -> str:
+    """The answer of notifications.count_notifications."""
+    header = ["load", "spin us", "mode", "per 1,000", "to backend", "to frontend", "sleeps", "rescues", "IOPS"]
+    rows = [[row["load"], row["spin_us"], row["mode"], _figure(row["notifications_per_1000"], 2),
+             _figure(row["to_backend_per_1000"], 2), _figure(row["to_frontend_per_1000"], 2),
+             _figure(row["sleeps_per_1000"], 2), row["rescues"], _figure(row["iops"])] for row in found["loads"]]
+    return "\n\n".join([
+        table(header, rows, [*_RIGHT, "spin us", "to backend", "to frontend"]),
+        "Notifications (both directions, and each) and both sides' sleeps are per 1,000 requests of the ring.\n"
+        "Rescues: the most of any run.\n" + _circumstances(found),
+    ])

@@ -1,0 +1,77 @@
+"""``xenpv bench``: against raw I/O and peers, in one run; and notifications with the flag and without."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from xenpv.errors import UsageError
+
+from ..bench import compare, report
+from ..bench.cases import CASES, find_case
+from ..bench.files import check_size
+from ..bench.notifications import RUNS, count_notifications
+from ..output import parse_size
+from ..session import Session, verb
+
+__all__ = ["command"]
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """SIGTERM cleans up as Ctrl-C does."""
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.command("bench")
+@click.option("--case", "cases", multiple=True, type=click.Choice(list(CASES)), help="Only these. Default: all.")
+@click.option("--system", "systems", multiple=True, type=click.Choice(compare.SYSTEMS),
+              help="Only these. Default: all.")
+@click.option("--storage", "storages", multiple=True, type=click.Choice(compare.STORAGES),
+              help="tmpfs: a file in /dev/shm. disk: a file opened with O_DIRECT. Default: both.")
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path),
+              help="Where the file on a disk is made. Default: the user's cache directory.")
+@click.option("--seconds", type=click.FloatRange(0.05, 600), help="Of one run. Default: 2; with --notifications 1.")
+@click.option("--runs", type=click.IntRange(1, 99),
+              help="Runs of each system; medians are shown. Default: 3; with --notifications 5.")
+@click.option("--size", default="1G", show_default=True, metavar="SIZE", help="Of the file.")
+@click.option("--spin-us", type=click.IntRange(0, 1000),
+              help="How long a side of xenpv that found nothing looks again before it sleeps. Default: as it comes.")
+@click.option("--notifications", is_flag=True,
+              help="Count notifications per 1,000 requests instead, with the flag and with event indices.")
+@verb(json=True)
+def command(session: Session, cases: Sequence[str], systems: Sequence[str], storages: Sequence[str],
+            directory: Path | None, seconds: float | None, runs: int | None, size: str, spin_us: int | None,
+            notifications: bool) -> int:
+    """Measure xenpv against raw I/O (fio on the file) and nbdkit (its file plugin, fio over a Unix socket).
+
+    xenpv is measured on an emulated Xen of its own: a backend process, and a load process that uses the public Disk.
+    A system that cannot be measured here is shown as not run, with the reason.
+    """
+    length = parse_size(size)
+    check_size(length)
+    with _terminated_is_interrupted():
+        if notifications:
+            if cases or systems or storages or directory:
+                raise UsageError("--notifications has loads of its own, on tmpfs: leave out --case, --system, "
+                                 "--storage and --dir")
+            counted = count_notifications(seconds or 1.0, runs or RUNS, length, spin_us, session.say)
+            session.show(counted, report.notifications(counted))
+            return 0
+        plan = compare.Plan([find_case(name) for name in cases or CASES], systems or compare.SYSTEMS,
+                            storages or compare.STORAGES, seconds or 2.0, runs or 3, length, spin_us, directory)
+        found = compare.compare(plan, session.say)
+    session.show(found, report.comparison(found))
+    return 0 if found["results"] else 1
