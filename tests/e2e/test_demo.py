@@ -1,0 +1,102 @@
+"""`xenpv demo` as a user runs it: what it says, what it proves, and that nothing is left, also after Ctrl-C."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MIB = 1 << 20
+
+
+def processes_of(environment_mark: str) -> list[int]:
+    """Processes whose environment holds `environment_mark`: all that the demo started inherit it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if environment_mark.encode() in environment:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def mark(request: pytest.FixtureRequest) -> str:
+    return f"XENPV_TEST={request.node.name}-{os.getpid()}"
+
+
+def demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
+    name, _, value = mark.partition("=")
+    return subprocess.Popen([sys.executable, "-m", "xenpv_tools", "demo", *arguments], text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env=os.environ | {name: value})
+
+
+def left_in_shm() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob("xenpv-demo-*")}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(random.Random(5).randbytes(8 * MIB + 512))
+    return path
+
+
+def test_both_guests_read_and_write_every_byte(image: Path, mark: str) -> None:
+    before, content = left_in_shm(), image.read_bytes()
+    process = demo(mark, "--json", str(image))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    found = json.loads(output)
+    digest = hashlib.sha256(content).hexdigest()
+    assert [guest["name"] for guest in found["guests"]] == ["guest1", "guest2"]
+    for guest in found["guests"]:
+        assert guest["bytes"] == len(content)
+        assert guest["sha256"] == guest["expected_sha256"] == digest
+        assert guest["written_sha256"] == guest["expected_written_sha256"] == digest
+    assert found["rescues"] == 0
+    assert set(found["notifications_per_1000"]) == {"flag", "event_index", "flag_no_spin", "event_index_no_spin"}
+    assert image.read_bytes() == content
+    assert processes_of(mark) == []
+    assert left_in_shm() == before
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda path: None, "No such file or directory"),
+    (lambda path: path.write_bytes(bytes(1000)), "not a multiple of the sector size"),
+    (lambda path: path.write_bytes(b""), "not a multiple of the sector size"),
+    (lambda path: path.mkdir(), "Is a directory"),
+], ids=["missing", "odd size", "empty", "directory"])
+def test_bad_image_is_one_line(tmp_path: Path, mark: str, make: Callable[[Path], object], words: str) -> None:
+    path = tmp_path / "bad.img"
+    make(path)
+    process = demo(mark, str(path))
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert output == ""
+    assert len(errors.splitlines()) == 1 and words in errors
+    assert processes_of(mark) == []
+
+
+def test_ctrl_c_leaves_nothing(image: Path, mark: str, until: Callable[..., None]) -> None:
+    before = left_in_shm()
+    process = demo(mark, str(image))
+    until(lambda: len(processes_of(mark)) >= 4, "the demo's host, backend and guests")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    until(lambda: processes_of(mark) == [], "the end of every process of the demo")
+    assert left_in_shm() == before
