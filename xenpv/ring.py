@@ -18,6 +18,13 @@ from typing import Any, Self
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
 
+DEFAULT_SPIN_NS = 50_000
+"""How long a side that found nothing looks again before it sleeps, in nanoseconds (core/spin.h has the rules).
+
+A spin only ever meets a peer that can wake and answer within it. Where waking takes 25 us, two sides that spin for 20 us and
+have one request in flight miss each other for ever: 11,500 reads a second, 102,000 with 30 us, 142,000 with 50 us.
+"""
+
 HEADER_BYTES = 64
 ENTRY_BYTES = {64: 112, 32: 108}
 """Bytes of a ring entry by ABI: 64 is x86_64 and arm, 32 is x86_32 (io/blkif.h)."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xenpv.errors import UsageError
+from xenpv.ring import DEFAULT_SPIN_NS
 
 from .queue import ENGINES
 from .storage import CACHES
@@ -28,7 +29,7 @@ class BackendOptions:
     """One of queue.ENGINES; read at start alone."""
     cache: str = "auto"
     """One of storage.CACHES."""
-    spin_us: int = 20
+    spin_us: int = DEFAULT_SPIN_NS // 1000
     """How long a queue that found nothing looks again before it sleeps, microseconds."""
     max_queues: int = 4
     """Rings of one disk that are offered."""

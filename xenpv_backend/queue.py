@@ -20,9 +20,7 @@ from typing import Any, Self
 from xenpv.core import ffi, lib
 from xenpv.domain import CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StorageError
-
-DEFAULT_SPIN_NS = 20_000
-"""How long a side that found nothing looks again before it sleeps, in nanoseconds."""
+from xenpv.ring import DEFAULT_SPIN_NS
 
 ENGINES = {"auto": 0, "io_uring": 1, "threads": 2}
 """How storage that waits for a device is read and written."""

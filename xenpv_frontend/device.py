@@ -21,14 +21,14 @@ from time import monotonic
 from xenpv.domain import Domain, EventChannel, SharedPages, Store, Transaction
 from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, UsageError,
                           XenpvError)
-from xenpv.ring import initialise
+from xenpv.ring import DEFAULT_SPIN_NS, initialise
 from xenpv.wire.blkif import Protocol, ring_entries
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings,
                           RingKeys, Role, Situation, Step, VbdPlace, Wish, XenbusState, next_step, parse_state,
                           vdev_name, vdev_number)
 
 from .buffers import Pool
-from .queue import DEFAULT_SPIN_NS, Queue
+from .queue import Queue
 from .reaper import CONTROL_IOS, Reaper
 
 log = logging.getLogger("xenpv.frontend")

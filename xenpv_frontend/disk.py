@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Self
 
 from xenpv.domain import PAGE_SIZE, Domain
 from xenpv.errors import ClosedError, DiskError, UsageError
+from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import SECTOR_SIZE, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
 
 from .buffers import pages_of
 from .device import Device, Settings, check_settings, find_vbd
-from .queue import DEFAULT_SPIN_NS
 from .reaper import Piece, Reaper
 from .stats import Counters
 

@@ -17,10 +17,8 @@ from typing import Any, Self
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
+from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_front
-
-DEFAULT_SPIN_NS = 20_000
-"""How long a side that found nothing looks again before it sleeps, in nanoseconds."""
 
 IO_BYTES = 32
 

@@ -23,9 +23,9 @@ from typing import Any, Self
 from xenpv.errors import HypervisorError, XenpvError
 from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.emulated import host
+from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import PAGE_BYTES, decode_back
 from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
-from xenpv_backend.queue import DEFAULT_SPIN_NS
 
 from .. import toolstack
 from ..backend_control import ask

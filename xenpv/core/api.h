@@ -44,7 +44,6 @@ struct xenpv_ring {
     uint32_t back, flag;    /* role; flag mode instead of event indices */
     uint32_t produced;      /* our producer index, entries not published yet included */
     uint32_t published;     /* our producer index as the peer sees it */
-    uint32_t tested;        /* ... and as it was when we last asked whether to notify */
     uint32_t consumed;      /* what we took of the peer's */
     uint32_t word;          /* flag mode: our own word */
     uint32_t notified_for;  /* flag mode: the peer's word that we last notified for */
@@ -59,9 +58,7 @@ void xenpv_ring_init(void *shared);
 int xenpv_ring_attach(struct xenpv_ring *ring, void *shared, uint32_t bytes, uint32_t entry_size, int back, int flag);
 /* Entries of the peer's that wait for us, or -EPROTO: it moved its index where it cannot be. */
 int64_t xenpv_ring_available(struct xenpv_ring *ring);
-/* Shows the peer our entries up to index `produced`. A publish must follow before we wait for anything. */
-void xenpv_ring_show(struct xenpv_ring *ring, uint32_t produced);
-/* Shows them, and asks for all that was shown since the last time: 1: the peer must be notified. */
+/* Shows the peer our entries up to index `produced`. 1: the peer must be notified. */
 int xenpv_ring_publish(struct xenpv_ring *ring, uint32_t produced);
 /* Asks to be notified, then looks again: more than 0 means do not sleep; -EPROTO as above. */
 int64_t xenpv_ring_arm(struct xenpv_ring *ring);

@@ -228,34 +228,20 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
     memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, XENPV_RESPONSE_SIZE(back->config.abi));
     back->ring.produced++;
-    back->untested_bytes += slot->bytes;
     back->answered[back->answered_count++] = slot->index;
 }
 
-/* What was shown is the frontend's: the slots are free. */
-static void free_answered(struct xenpv_back *back)
+void xenpv_back_publish(struct xenpv_back *back)
 {
+    if (!back->answered_count)
+        return;
+    if (xenpv_ring_publish(&back->ring, back->ring.produced))
+        back->hv->notify(back->hv, &back->port);
     while (back->answered_count) {
         uint32_t slot = back->answered[--back->answered_count];
         xenpv_journal_free(back->journal, slot);
         back->free[back->free_count++] = slot;
     }
-}
-
-void xenpv_back_show(struct xenpv_back *back)
-{
-    xenpv_ring_show(&back->ring, back->ring.produced);
-    free_answered(back);
-}
-
-void xenpv_back_publish(struct xenpv_back *back)
-{
-    if (back->ring.produced == back->ring.tested)
-        return;
-    if (xenpv_ring_publish(&back->ring, back->ring.produced))
-        back->hv->notify(back->hv, &back->port);
-    free_answered(back);
-    back->untested_bytes = 0;
     back->stats->notifications = back->ring.notifications;
     back->stats->notifications_saved = back->ring.saved;
     back->stats->in_flight = back->out;

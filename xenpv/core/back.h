@@ -61,7 +61,6 @@ struct xenpv_back {
     uint32_t free_count;
     uint32_t *answered; /* slots answered and not published */
     uint32_t answered_count;
-    uint64_t untested_bytes; /* of responses shown, and not asked about whether to notify */
     uint32_t *replay;
     uint32_t replay_count;
     uint32_t out; /* slots given to the engine, or to Python */
@@ -78,11 +77,9 @@ int xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot *slot);
 int xenpv_data_end(struct xenpv_back *back, struct xenpv_slot *slot, int status);
 
 /* back.c. take: how many requests were consumed, of which *count are in `slots` (the others were answered at once);
- * -EPROTO halts the queue. answer: one response, shown by xenpv_back_show or xenpv_back_publish with the others; publish
- * notifies if it must, and comes before any wait. */
+ * -EPROTO halts the queue. answer: one response, published by xenpv_back_publish with the others. */
 int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count);
 void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int status);
-void xenpv_back_show(struct xenpv_back *back);
 void xenpv_back_publish(struct xenpv_back *back);
 /* The pending event, if there is one, is taken, and the queue is RUNNING. */
 void xenpv_back_wake(struct xenpv_back *back);

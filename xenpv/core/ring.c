@@ -49,7 +49,7 @@ int xenpv_ring_attach(struct xenpv_ring *ring, void *shared, uint32_t bytes, uin
     uint32_t rsp = atomic_load_explicit(word_at(ring, XENPV_RSP_PROD), memory_order_acquire);
     if (req - rsp > entries)
         return -EPROTO;
-    ring->produced = ring->published = ring->tested = back ? rsp : req;
+    ring->produced = ring->published = back ? rsp : req;
     ring->consumed = rsp;
     ring->word = atomic_load_explicit(own_word(ring), memory_order_relaxed);
     /* Attaching counts as an event: whatever word a predecessor left, we are RUNNING now and look before any sleep. */
@@ -73,23 +73,15 @@ int64_t xenpv_ring_available(struct xenpv_ring *ring)
     return waiting;
 }
 
-void xenpv_ring_show(struct xenpv_ring *ring, uint32_t produced)
+int xenpv_ring_publish(struct xenpv_ring *ring, uint32_t produced)
 {
-    if (produced == ring->published)
-        return;
+    uint32_t old = ring->published;
+
+    if (produced == old)
+        return 0;
     ring->produced = ring->published = produced;
     /* Release: the entries are seen before the index that covers them. */
     atomic_store_explicit(word_at(ring, ring->back ? XENPV_RSP_PROD : XENPV_REQ_PROD), produced, memory_order_release);
-}
-
-int xenpv_ring_publish(struct xenpv_ring *ring, uint32_t produced)
-{
-    uint32_t old = ring->tested;
-
-    xenpv_ring_show(ring, produced);
-    if (produced == old)
-        return 0;
-    ring->tested = produced;
     /* The index must be seen by the peer before we read whether it sleeps; with arm's fence one of the two sees the other. */
     atomic_thread_fence(memory_order_seq_cst);
     if (ring->flag) {

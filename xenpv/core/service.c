@@ -12,9 +12,7 @@
 
 #define BATCH 8u          /* requests taken at once */
 #define TURN 64u          /* requests of one queue before the next queue's turn */
-#define SHOW_EVERY 4u     /* responses shown at once: few enough that the frontend works while we do */
-#define TEST_EVERY 8u     /* flag mode: responses shown before the next look at whether the frontend sleeps */
-#define TEST_BYTES 65536u /* ... or this much data, so that who sleeps is not left waiting for long */
+#define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
 #define LOOK_EVERY 32u    /* turns between two looks at the sleeping queues' events while others keep us busy */
 #define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
 
@@ -51,13 +49,7 @@ static void finish(struct xenpv_back *back, struct xenpv_slot *slot, int32_t res
     if (result)
         back->stats->errors++;
     xenpv_back_answer(back, slot, result ? status_of(result) : XENPV_RSP_OKAY);
-    if (back->answered_count < SHOW_EVERY)
-        return;
-    /* The frontend's word says at any time whether it sleeps, so several shows may share one test, its fence, and the one
-     * notification. With event indices we do as stock backends do, and ask at each show. */
-    if (back->ring.flag && back->ring.produced - back->ring.tested < TEST_EVERY && back->untested_bytes < TEST_BYTES)
-        xenpv_back_show(back);
-    else
+    if (back->answered_count >= PUBLISH_EVERY)
         xenpv_back_publish(back);
 }
 

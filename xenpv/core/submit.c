@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <time.h>
 
-#define SHOW_EVERY 8u /* requests shown at once: few enough that the backend works while we fill slots */
+#define PUBLISH_EVERY 8u /* requests shown at once: few enough that the backend works while we fill slots */
 #define REQUEST_BYTES (XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE)
 #define RESCUE_NS 1000000000u
 
@@ -83,11 +83,7 @@ static void issue(struct xenpv_front *front)
         issue_one(front, number);
         if (front->ios[number].issued == front->ios[number].io.bytes)
             xenpv_io_pop(front, &front->waiting);
-        if (front->ring.produced - front->ring.published < SHOW_EVERY)
-            continue;
-        if (front->ring.flag)
-            xenpv_ring_show(&front->ring, front->ring.produced); /* one test for all of them, below */
-        else
+        if (front->ring.produced - front->ring.published >= PUBLISH_EVERY)
             publish(front);
     }
     publish(front);
