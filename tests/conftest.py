@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,10 @@ import pytest
 
 # A user's PATH often lacks sbin, where mkfs.ext4 is.
 SEARCH_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+# A shell that runs us in the background may ignore SIGINT for us, and what we start would inherit that. A handler becomes the
+# default in a new program, so Ctrl-C in a test is Ctrl-C wherever the tests run.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no limit on time: a slow machine is not a failure.
 hypothesis.settings.register_profile("xenpv", derandomize=True, deadline=None)

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def demo(mark: str, *arguments: str) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, env=os.environ | {name: value})
 
 
-def left_in_shm() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("xenpv-demo-*")}
+def left_by(pid: int) -> list[Path]:
+    """What the demo in process `pid` left of its directory."""
+    return [path for parent in ("/dev/shm", tempfile.gettempdir()) for path in Path(parent).glob(f"xenpv-demo-{pid}-*")]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_both_guests_read_and_write_every_byte(image: Path, mark: str) -> None:
-    before, content = left_in_shm(), image.read_bytes()
+    content = image.read_bytes()
     process = demo(mark, "--json", str(image))
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -70,7 +72,7 @@ def test_both_guests_read_and_write_every_byte(image: Path, mark: str) -> None:
     assert set(found["notifications_per_1000"]) == {"flag", "event_index", "flag_no_spin", "event_index_no_spin"}
     assert image.read_bytes() == content
     assert processes_of(mark) == []
-    assert left_in_shm() == before
+    assert left_by(process.pid) == []
 
 
 @pytest.mark.parametrize("make, words", [
@@ -91,7 +93,6 @@ def test_bad_image_is_one_line(tmp_path: Path, mark: str, make: Callable[[Path],
 
 
 def test_ctrl_c_leaves_nothing(image: Path, mark: str, until: Callable[..., None]) -> None:
-    before = left_in_shm()
     process = demo(mark, str(image))
     until(lambda: len(processes_of(mark)) >= 4, "the demo's host, backend and guests")
     process.send_signal(signal.SIGINT)
@@ -99,4 +100,4 @@ def test_ctrl_c_leaves_nothing(image: Path, mark: str, until: Callable[..., None
     assert process.returncode == 130
     assert "Traceback" not in errors
     until(lambda: processes_of(mark) == [], "the end of every process of the demo")
-    assert left_in_shm() == before
+    assert left_by(process.pid) == []

@@ -76,7 +76,7 @@ def _place(image: Path | None) -> Iterator[Path]:
     wanted = (image.stat().st_size if image and image.exists() else 2 * LEAST) * (len(GUESTS) + 1) + 64 * MIB
     for parent in (TMPFS, Path(tempfile.gettempdir())):
         if os.access(parent, os.W_OK) and shutil.disk_usage(parent).free > wanted:
-            with tempfile.TemporaryDirectory(prefix="xenpv-demo-", dir=parent) as made:
+            with tempfile.TemporaryDirectory(prefix=f"xenpv-demo-{os.getpid()}-", dir=parent) as made:
                 yield Path(made)
             return
     raise StorageError(f"no room for {wanted // MIB} MiB in {TMPFS} or {tempfile.gettempdir()}: set TMPDIR to a larger place")
