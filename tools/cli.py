@@ -29,6 +29,9 @@ from .session import Session, one_line
 
 __all__ = ["COMMANDS", "group", "main"]
 
+_NO_VERB: type[click.UsageError] | tuple[()] = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""A group without its verb, since click 8.2; before, click itself shows the help."""
+
 COMMANDS: dict[str, dict[str, str]] = {
     "The main job": {
         "demo": "Serve a disk image to two guests of an emulated Xen, with a report.",
@@ -99,7 +102,7 @@ class LazyGroup(click.Group):
                    "Default: $XENPV_HYPERVISOR, else xen: where /dev/xen is, else emulated:.")
 @click.option("-v", "--verbose", count=True, help="Say more; twice: all of it.")
 @click.option("-N", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-@click.option("-f", "--force", is_flag=True, help="Where a verb has it: do it although somebody does not agree.")
+@click.option("-f", "--force", is_flag=True, help="Do it even so; the help of a verb that has -f says when.")
 @click.option("--json", "json_", is_flag=True, help="Show results as JSON.")
 @click.option("--version", is_flag=True, help="Show the versions of the package and of what it speaks.")
 @click.pass_context
@@ -139,6 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _mute_stdout()
         return 1
     except click.ClickException as error:
+        if isinstance(error, _NO_VERB) and error.ctx:
+            click.echo(error.ctx.get_help(), err=True)
+            return 2
         return _complain(_click_text(error), error.exit_code)
     except UsageError as error:
         return _complain(str(error), 2)

@@ -4,7 +4,7 @@ RULES
 
 - A verb is made with `@click.command` over `@verb(...)`, and gets the Session as its first argument.
 - A verb says what it can: `json` when it shows something, `dry_run` when it changes something and can leave it,
-  `force`. An option that a verb cannot heed is refused, never ignored.
+  `force` in the words that -h shows for -f. A -N or --json that a verb cannot heed is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
 
 
-def verb(*, json: bool = False, dry_run: bool = False, force: bool = False,
+def verb(*, json: bool = False, dry_run: bool = False, force: str = "",
          changes: bool = True) -> Callable[[Callable[Concatenate[Session, P], R]], Callable[P, R]]:
     """The common options, and the Session as the first argument.
 
@@ -110,14 +110,14 @@ def verb(*, json: bool = False, dry_run: bool = False, force: bool = False,
             _log(session.verbose)
             return function(session, *args, **kwargs)
 
-        _option(wrapper, "-v", "--verbose", count=True, help="Say more.", callback=_more)
+        _option(wrapper, "-v", "--verbose", count=True, help="Say more; twice: all of it.", callback=_more)
         if dry_run:
             _option(wrapper, "-N", "--dry-run", is_flag=True, callback=_set,
                     help="Show what would be done, and change nothing.")
         if force:
-            _option(wrapper, "-f", "--force", is_flag=True, callback=_set, help="Although somebody does not agree.")
+            _option(wrapper, "-f", "--force", is_flag=True, callback=_set, help=force)
         if json:
-            _option(wrapper, "--json", is_flag=True, callback=_set, help="Show it as JSON.")
+            _option(wrapper, "--json", is_flag=True, callback=_set, help="Show the result as JSON.")
         return wrapper
 
     return decorate

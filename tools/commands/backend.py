@@ -33,10 +33,12 @@ def command() -> None:
 @click.option("--daemon", is_flag=True, help="Go to the background once every disk that is there is served.")
 @verb(dry_run=True)
 def run(session: Session, /, daemon: bool, **chosen: Any) -> None:
-    """Serve until SIGTERM: requests that were taken are answered, and connected disks wait for the next backend.
+    """Serve until SIGTERM.
+
+    Then what was taken is answered, and connected disks wait for the next backend.
 
     Options also stand in /etc/xenpv/backend.toml and ~/.config/xenpv/backend.toml; those given here count more. SIGHUP
-    reads the files again. Exit status 0, 1 failed, 2 usage.
+    reads the files again.
     """
     from xenpv_backend.options import load_options
 

@@ -11,9 +11,9 @@ from ..session import Session, verb
 @click.command("block-detach")
 @click.argument("domain")
 @click.argument("device")
-@verb(dry_run=True, force=True)
+@verb(dry_run=True, force="Also when its backend does not answer.")
 def command(session: Session, domain: str, device: str) -> None:
-    """Take a disk away from a domain. With -f also when its backend does not answer."""
+    """Take a disk away from a domain."""
     domid = session.domains().find(domain).domid
     with session.open_domain() as dom0:
         place = toolstack.find_vbd(dom0.store, domid, device)

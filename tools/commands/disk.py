@@ -35,7 +35,7 @@ _OFFSET = click.option("--offset", default="0", callback=_size, metavar="BYTES",
 @click.argument("device", default="xvda")
 @verb(json=True, changes=False)
 def info(session: Session, device: str) -> None:
-    """Connect, and show what the disk is and what was agreed with its backend."""
+    """What a disk is, and what was agreed. It connects to find out."""
     from xenpv_frontend.disk import Disk
 
     with session.open_domain() as domain, Disk.open(domain, device) as disk:
@@ -50,9 +50,9 @@ def info(session: Session, device: str) -> None:
 @_OFFSET
 @click.option("--length", callback=_size, metavar="BYTES", help="How much; default: to the end.")
 @click.option("-o", "--output", metavar="FILE", help="Where to, instead of stdout.")
-@verb(force=True, changes=False)
+@verb(force="Also to a terminal.", changes=False)
 def read(session: Session, device: str, offset: int, length: int | None, output: str | None) -> None:
-    """The disk's bytes, to stdout. A terminal gets them only with -f."""
+    """The disk's bytes, to stdout."""
     from xenpv_frontend.disk import Disk
 
     if output is None and sys.stdout.isatty() and not session.force:
@@ -98,10 +98,10 @@ def _write(session: Session, device: str, name: str, offset: int) -> Progress:
 @click.argument("target")
 @verb(json=True, dry_run=True)
 def cp(session: Session, source: str, target: str) -> None:
-    """Copy a whole disk to an image, or an image to a disk: one of both is a device such as xvda.
+    """Copy a whole disk to an image, or back.
 
-    A file that is called like a device is written ./xvda. An image is there when all of it is, and sparse where the
-    disk is zero.
+    One of SOURCE and TARGET is a device such as xvda, the other a file. A file that is called like a device is written
+    ./xvda. An image is there when all of it is, and sparse where the disk is zero.
     """
     from xenpv_frontend.disk import Disk
 

@@ -17,7 +17,7 @@ def command() -> None:
 @click.argument("domain", nargs=-1)
 @verb(json=True, changes=False)
 def list_(session: Session, domain: tuple[str, ...]) -> None:
-    """Which ports a domain has, and what they are bound to: of all domains, or of those named.
+    """Ports, and what they are bound to. Of all domains, or of those named.
 
     Remote is the domain at the other end, or the one that may bind.
     """

@@ -19,7 +19,7 @@ def command() -> None:
 @click.argument("domain", nargs=-1)
 @verb(json=True, changes=False)
 def list_(session: Session, domain: tuple[str, ...]) -> None:
-    """Which domain has granted which page to whom, and how often it is mapped: of all domains, or of those named."""
+    """Which page is granted to whom, and is mapped. Of all domains, or of those named."""
     domains = session.domains()
     found = [domains.find(name) for name in domain] if domain else domains.all()
     data: list[dict[str, Any]] = []

@@ -21,9 +21,10 @@ def command() -> None:
 @click.option("-a", "--all", "everything", is_flag=True, help="Also the slots that were answered.")
 @verb(json=True, changes=False)
 def show(session: Session, domain: str, device: str, everything: bool) -> None:
-    """Indices, the notify-suppression words and the slots of a disk's rings.
+    """A disk's rings: indices, words, slots.
 
-    Slots are requests while they are unanswered. A word that is even means SLEEPING, an odd one RUNNING.
+    Slots are requests while they are unanswered. The words are the notify-suppression flag's: even is
+    SLEEPING, odd RUNNING.
     """
     domid = session.domains().find(domain).domid
     with session.open_domain() as dom0:

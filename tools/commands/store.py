@@ -109,9 +109,9 @@ def write(session: Session, words: tuple[str, ...]) -> None:
 @command.command()
 @click.argument("path", nargs=-1, required=True)
 @click.option("-t", "tidy", is_flag=True, help="Also the nodes above that are empty then.")
-@verb(dry_run=True, force=True)
+@verb(dry_run=True, force="No error when a node is missing.")
 def rm(session: Session, path: tuple[str, ...], tidy: bool) -> None:
-    """Remove nodes with all below them, all in one transaction. With -f a missing one is no error."""
+    """Remove nodes with all below them, all in one transaction."""
     with session.open_domain() as domain:
         if session.dry_run:
             for each in path:
@@ -141,7 +141,7 @@ def rm(session: Session, path: tuple[str, ...], tidy: bool) -> None:
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="End after so long.")
 @verb(json=True, changes=False)
 def watch(session: Session, path: tuple[str, ...], count: int | None, depth: int | None, timeout: float | None) -> None:
-    """The paths of events, as they come; the first of each PATH comes at once."""
+    """The paths of events, as they come. The first of each PATH comes at once."""
     import contextlib
     import json
     import selectors

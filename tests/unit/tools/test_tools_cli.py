@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -25,7 +26,7 @@ Probe = Callable[..., None]
 @pytest.fixture
 def probe(monkeypatch: pytest.MonkeyPatch) -> Probe:
     """`probe(function, **what the verb can)`: `xenpv probe` runs it."""
-    def make(function: Callable[[Session], None], **can: bool) -> None:
+    def make(function: Callable[[Session], None], **can: Any) -> None:
         command = click.command("probe")(verb(**can)(function))
         monkeypatch.setattr(LazyGroup, "get_command", lambda self, ctx, name: command if name == "probe" else None)
     return make
@@ -84,7 +85,7 @@ def test_an_option_that_cannot_be_heeded_is_refused(probe: Probe, capsys: pytest
 @pytest.mark.parametrize("words", [["-N", "-v", "--json", "-f", "probe"], ["probe", "-N", "-v", "--json", "-f"]])
 def test_common_options_stand_before_the_verb_or_behind_it(probe: Probe, words: list[str]) -> None:
     ran: list[Session] = []
-    probe(ran.append, dry_run=True, json=True, force=True)
+    probe(ran.append, dry_run=True, json=True, force="Even so.")
     assert main(words) == 0
     assert [(s.dry_run, s.verbose, s.json, s.force) for s in ran] == [(True, 1, True, True)]
 
@@ -115,6 +116,19 @@ def test_what_cannot_be_meant_is_2(capsys: pytest.CaptureFixture[str], words: li
 def test_without_a_verb_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "block-attach" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not cli._NO_VERB, reason="click before 8.2 shows the help itself")
+def test_a_group_without_its_verb_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["emu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("Usage: xenpv emu") and err.count("\n") > 5
+
+
+@pytest.mark.parametrize("name", ["emu", "backend", "disk", "store", "grant", "event", "ring"])
+def test_no_line_of_a_groups_help_is_cut_short(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines()[1:] if line.endswith("...")]
 
 
 def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
