@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -64,9 +65,11 @@ def running(run: Path) -> bool:
 def stop_backend(run: Path) -> int | None:
     """End the backend in `run`, if there is one. Returns its pid when it has not ended in time, else None."""
     try:
-        pid = int(ask(run, "status")["pid"])
+        pid = _pid(run)
+        if pid is None:
+            return None
         process = os.pidfd_open(pid)
-    except (DeviceError, ProcessLookupError):
+    except ProcessLookupError:
         return None
     try:
         try:
@@ -76,6 +79,23 @@ def stop_backend(run: Path) -> int | None:
         return None if select.select([process], [], [], _TIMEOUT)[0] else pid
     finally:
         os.close(process)
+
+
+def _pid(run: Path) -> int | None:
+    """The backend's. One that ends has closed its control socket already, and holds its lock until it is done."""
+    try:
+        return int(ask(run, "status")["pid"])
+    except DeviceError:
+        pass
+    try:
+        with open(run / "backend" / "lock", "rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read(32))
+    except (FileNotFoundError, ValueError):
+        pass  # it went meanwhile
+    return None
 
 
 def remove_if_empty(run: Path) -> None:

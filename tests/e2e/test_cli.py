@@ -321,6 +321,24 @@ def test_one_backend_a_place_and_it_ends(xenpv: Command) -> None:
     assert "no backend runs" in xenpv("backend", "status", status=1)
 
 
+def test_down_ends_the_backend_too(own: Command, image: Path) -> None:
+    own("backend", "run", "--daemon")
+    own("create", own.config("guest", disk=[f"{image},raw,xvda,w"], xenpv_exec=["sleep", "100"]))
+    own("emu", "down")
+    assert own.left() == []
+
+
+def test_down_after_the_host_died(own: Command, image: Path, until: Until) -> None:
+    own("backend", "run", "--daemon")
+    own("create", own.config("guest", disk=[f"{image},raw,xvda,w"], xenpv_exec=["sleep", "100"]))
+    pids = [own.json("emu", "status")["pid"], own.json("backend", "status")["pid"], own.json("list", "guest")[0]["pid"]]
+    os.kill(pids[0], signal.SIGKILL)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of host, backend and guest")
+    assert "`xenpv emu up`" in own("list", status=1)
+    own("emu", "down")
+    assert own.left() == []
+
+
 def test_a_bad_option_of_the_backend(xenpv: Command) -> None:
     assert "engine = 'magic'" in xenpv("backend", "run", "--engine", "magic", status=2)
 

@@ -53,9 +53,9 @@ def up(session: Session, foreground: bool) -> None:
 
 
 @command.command()
-@verb(dry_run=True, force=True)
+@verb(dry_run=True, force="No error when none runs.")
 def down(session: Session) -> None:
-    """End it with all its domains and its backend. With -f it is no error when none runs."""
+    """End it with all its domains and its backend."""
     from xenpv.hypervisors.emulated import host
 
     run = run_directory(session)
@@ -75,13 +75,13 @@ def _end_backend(run: Path) -> None:
     """Domain 0 is gone, and with it its backend; what it keeps for a successor is of no use any more."""
     from xenpv_backend.rundir import BackendDirectory
 
-    if not (run / "backend").exists():
-        return
-    pid = stop_backend(run)
-    if pid is not None:
-        raise DeviceError(f"the backend (pid {pid}) does not end: end it with `kill {pid}`")
-    with BackendDirectory(run) as left:
-        left.remove_stale([])
+    if (run / "backend").exists():
+        pid = stop_backend(run)
+        if pid is not None:
+            raise DeviceError(f"the backend (pid {pid}) does not end: end it with `kill {pid}`")
+        with BackendDirectory(run) as left:
+            left.remove_stale([])
+    (run / "backend.log").unlink(missing_ok=True)
     remove_if_empty(run)
 
 
