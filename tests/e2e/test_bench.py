@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xenpv_tools.bench.files import directory_prefix
+from xenpv_tools.scratch import directory_prefix
 
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_back
@@ -27,7 +27,7 @@ def command(*arguments: str) -> list[str]:
 
 def leftovers(pid: int) -> set[str]:
     """What the bench in process `pid` makes outside of itself: directories in /dev/shm, processes that name them."""
-    mark = directory_prefix(pid)
+    mark = directory_prefix("bench", pid)
     found = {str(path) for path in Path("/dev/shm").glob(f"{mark}*")}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -105,7 +105,7 @@ def test_notifications_are_counted_in_both_modes(bench: Callable[..., dict[str, 
 
 def requests_served(pid: int) -> int:
     """By the backend of the bench in process `pid`."""
-    pages = Path("/dev/shm").glob(f"{directory_prefix(pid)}*/run/backend/*.stats")
+    pages = Path("/dev/shm").glob(f"{directory_prefix('bench', pid)}*/run/backend/*.stats")
     return sum(sum(decode_back(page.read_bytes())["requests"].values()) for page in pages)
 
 
@@ -127,7 +127,7 @@ def test_a_signal_in_the_middle_of_a_run_leaves_nothing(in_a_run: subprocess.Pop
                                                         number: signal.Signals) -> None:
     in_a_run.send_signal(number)
     _, said = in_a_run.communicate(timeout=60)
-    assert in_a_run.returncode == 130, said
+    assert in_a_run.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
 
 
 @pytest.mark.parametrize("role", ["backend", "load"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_both_guests_read_and_write_every_byte(image: Path, mark: str) -> None:
 @pytest.mark.parametrize("make, words", [
     (lambda path: None, "No such file or directory"),
     (lambda path: path.write_bytes(bytes(1000)), "not a multiple of the sector size"),
-    (lambda path: path.write_bytes(b""), "not a multiple of the sector size"),
+    (lambda path: path.write_bytes(b""), "is empty"),
     (lambda path: path.mkdir(), "Is a directory"),
 ], ids=["missing", "odd size", "empty", "directory"])
 def test_bad_image_is_one_line(tmp_path: Path, mark: str, make: Callable[[Path], object], words: str) -> None:
@@ -89,6 +90,20 @@ def test_bad_image_is_one_line(tmp_path: Path, mark: str, make: Callable[[Path],
     assert process.returncode == 1
     assert output == ""
     assert len(errors.splitlines()) == 1 and words in errors
+    assert processes_of(mark) == []
+
+
+def test_a_guest_that_dies_is_one_line(image: Path, mark: str, until: Callable[..., None]) -> None:
+    process = demo(mark, str(image))
+
+    def guests() -> list[int]:
+        return [pid for pid in processes_of(mark) if b"demo.guest" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    until(lambda: len(guests()) == 2, "the guests")
+    os.kill(guests()[0], signal.SIGKILL)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert re.fullmatch(r"xenpv: guest\d ended before it had a result: .+\n", errors)
     assert processes_of(mark) == []
 
 

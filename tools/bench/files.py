@@ -13,6 +13,8 @@ from pathlib import Path
 
 from xenpv.errors import StorageError, UsageError
 
+from ..scratch import scratch_directory
+
 MIB = 1 << 20
 TMPFS = Path("/dev/shm")
 
@@ -51,11 +53,6 @@ def filesystem(path: Path) -> str:
     return kind
 
 
-def directory_prefix(pid: int) -> str:
-    """How the name of every directory begins that the bench in process `pid` makes."""
-    return f"xenpv-bench-{pid}-"
-
-
 def check_size(size: int) -> None:
     """Raises UsageError for a size of a file that cannot be."""
     if size <= 0 or size % MIB:
@@ -65,9 +62,8 @@ def check_size(size: int) -> None:
 @contextmanager
 def work_directory() -> Iterator[Path]:
     """A folder for sockets, logs and the run directory, removed at the end. In memory, as a real run directory is."""
-    parent = TMPFS if TMPFS.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix=directory_prefix(os.getpid()), dir=parent) as folder:
-        yield Path(folder)
+    with scratch_directory("bench", TMPFS if TMPFS.is_dir() else Path(tempfile.gettempdir())) as folder:
+        yield folder
 
 
 @contextmanager
@@ -87,8 +83,8 @@ def target(storage: str, size: int, directory: Path | None = None) -> Iterator[T
         raise StorageError(f"{parent} is in memory, not on a disk: choose another directory with --dir")
     if free < size + 64 * MIB:
         raise StorageError(f"{parent} has room for {free // MIB} MiB: give a smaller --size, or another --dir")
-    with tempfile.TemporaryDirectory(prefix=directory_prefix(os.getpid()), dir=parent) as folder:
-        made = Target(Path(folder) / "image", size, storage)
+    with scratch_directory("bench", parent) as folder:
+        made = Target(folder / "image", size, storage)
         _fill(made)
         yield made
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -17,22 +14,10 @@ from ..bench.cases import CASES, find_case
 from ..bench.files import check_size
 from ..bench.notifications import RUNS, count_notifications
 from ..output import parse_size
+from ..scratch import swept
 from ..session import Session, verb
 
 __all__ = ["command"]
-
-
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """SIGTERM cleans up as Ctrl-C does."""
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @click.command("bench")
@@ -62,7 +47,7 @@ def command(session: Session, cases: Sequence[str], systems: Sequence[str], stor
     """
     length = parse_size(size)
     check_size(length)
-    with _terminated_is_interrupted():
+    with swept():
         if notifications:
             if cases or systems or storages or directory:
                 raise UsageError("--notifications has loads of its own, on tmpfs: leave out --case, --system, "

@@ -39,7 +39,9 @@ def given_image(path: Path) -> Image:
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}: name an image that can be read") from error
-    if size == 0 or size % _SECTOR:
+    if size == 0:
+        raise StorageError(f"{path} is empty: name an image that holds something")
+    if size % _SECTOR:
         raise StorageError(f"{path}: {size} bytes is not a multiple of the sector size of {_SECTOR}: "
                            f"`truncate -s %{_SECTOR} {path}` rounds it up")
     return Image(path.resolve(), size, f"{path}")

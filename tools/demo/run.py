@@ -31,6 +31,7 @@ from .. import toolstack
 from ..bench.files import MIB, TMPFS
 from ..bench.notifications import count_notifications
 from ..bench.xenpv_system import Child
+from ..scratch import scratch_directory, swept
 from .image import LEAST, Image, given_image, make_image
 
 GUESTS = ("guest1", "guest2")
@@ -47,6 +48,7 @@ class Guest:
     name: str
     domid: int
     scratch: Path
+    console: Path
     watch: Watch
 
     @property
@@ -56,7 +58,7 @@ class Guest:
 
 def run_demo(image: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
     """All of it. `say` gets a word of progress now and then. Raises XenpvError."""
-    with ExitStack() as stack:
+    with swept(), ExitStack() as stack:
         place = stack.enter_context(_place(image))
         disk = given_image(image) if image else make_image(place, say)
         report: dict[str, Any] = {"image": {"path": str(disk.path), "bytes": disk.size, "content": disk.content}}
@@ -76,8 +78,8 @@ def _place(image: Path | None) -> Iterator[Path]:
     wanted = (image.stat().st_size if image and image.exists() else 2 * LEAST) * (len(GUESTS) + 1) + 64 * MIB
     for parent in (TMPFS, Path(tempfile.gettempdir())):
         if os.access(parent, os.W_OK) and shutil.disk_usage(parent).free > wanted:
-            with tempfile.TemporaryDirectory(prefix=f"xenpv-demo-{os.getpid()}-", dir=parent) as made:
-                yield Path(made)
+            with scratch_directory("demo", parent) as made:
+                yield made
             return
     raise StorageError(f"no room for {wanted // MIB} MiB in {TMPFS} or {tempfile.gettempdir()}: set TMPDIR to a larger place")
 
@@ -125,7 +127,7 @@ def _start(stack: ExitStack, name: str, disk: Image, place: Path, run: Path, sto
         toolstack.attach(store, vbd, vbd_nodes(vbd, writable=writable, params=str(path)))
     watch = stack.enter_context(store.watch(f"/local/domain/{domid}/data/demo"))
     host.request(run, "unpause", domid=domid)
-    return Guest(name, domid, scratch, watch)
+    return Guest(name, domid, scratch, run / "domain" / str(domid) / "console.log", watch)
 
 
 def _take(store: Store, path: str) -> bytes | None:
@@ -145,7 +147,9 @@ def _poll(guest: Guest, store: Store) -> dict[str, Any] | None:
         store.remove(f"{guest.path}/result")
         return dict(json.loads(result))
     if not store.exists(f"/local/domain/{guest.domid}"):
-        raise DeviceError(f"{guest.name} ended before it had a result: see its console.log with `xenpv create`")
+        said = guest.console.read_text(errors="replace").split("\n") if guest.console.exists() else []
+        last = next((line for line in reversed(said) if line.strip()), "without a word")
+        raise DeviceError(f"{guest.name} ended before it had a result: {last[:200]}")
     return None
 
 
