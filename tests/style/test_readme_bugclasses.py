@@ -22,7 +22,9 @@ def rows() -> list[tuple[str, str]]:
 
 
 def functions(file: Path) -> set[str]:
-    """The test functions of `file`: `test_x`, or `TestClass::test_x`."""
+    """The test functions of `file`: `test_x`, or `TestClass::test_x`; in C the name in `TEST(name)`."""
+    if file.suffix == ".c":
+        return set(re.findall(r"^TEST\((\w+)\)", file.read_text(), re.MULTILINE))
     names = set()
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.FunctionDef):
@@ -59,6 +61,7 @@ def test_class_has_a_test_or_says_later(name: str, answer: str) -> None:
 @pytest.mark.parametrize("answer", [
     "", "later", "later: ", "test_fault", "`style/test_readme_bugclasses.py`", "`style/none.py::test_none`",
     "`style/test_readme_bugclasses.py::test_none`", "`style/test_readme_bugclasses.py::fault`",
+    "`c/test_ring.c::none`", "`c/test_ring.c::main`",
 ])
 def test_fault_is_seen(answer: str) -> None:
     assert fault(answer)
