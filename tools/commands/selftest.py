@@ -21,7 +21,7 @@ from ..session import Session, verb
 @click.argument("subject", nargs=-1)
 @verb(json=True)
 def command(session: Session, subject: tuple[str, ...]) -> None:
-    """Try what this hypervisor promises: one line a claim. All SUBJECTs: grants, events, store.
+    """Try what this hypervisor promises: one line a claim. All SUBJECTs: grants, events, ring, store.
 
     It makes domains of its own and ends them. Exit status 1 when a claim does not hold.
     """
@@ -62,8 +62,9 @@ Claim = tuple[str, str, Callable[[], str | None]]
 
 def _checks(session: Session, domains: Domains) -> Iterator[Claim]:
     """(subject, claim, run) of every check; run() says why the claim does not hold, or None."""
-    from xenpv.testing import EVENT_CHECKS, GRANT_CHECKS
+    from xenpv.testing import EVENT_CHECKS, GRANT_CHECKS, RING_CHECKS
     from xenpv.testing import store as store_checks
+    from xenpv.testing.ring import own_ring
 
     def on_pair(check: Callable[[Domain, Domain], None]) -> str | None:
         with _pair(domains) as (first, second):
@@ -72,6 +73,11 @@ def _checks(session: Session, domains: Domains) -> Iterator[Claim]:
     for subject, checks in (("grants", GRANT_CHECKS), ("events", EVENT_CHECKS)):
         for check in checks:
             yield subject, _claim(check), partial(on_pair, check)
+
+    for flag in (False, True):
+        for ring_check in RING_CHECKS:
+            mode = "with the flag" if flag else "with event indices"
+            yield "ring", f"{_claim(ring_check)} ({mode})", partial(_reason, ring_check, partial(own_ring, flag=flag))
 
     @contextmanager
     def connection() -> Iterator[Store]:
