@@ -34,6 +34,11 @@ _CLASSES: dict[str, type[StoreError]] = {
     "E2BIG": QuotaError,
 }
 
+_MENDS = {
+    "ENOSPC": ": this domain's quota of nodes, or of bytes in one, is used up: remove some",
+    "E2BIG": ": a quota of this domain is used up: close watches, or send less",
+}
+
 
 def short(text: str) -> str:
     """`text` for a message: printable, on one line, not endless."""
@@ -90,7 +95,7 @@ def refused(subject: str, payload: bytes) -> StoreError:
     code = name.decode("ascii")
     number = getattr(errno, code, None)
     meaning = os.strerror(number) if isinstance(number, int) else "an error that this machine has no text for"
-    return _CLASSES.get(code, StoreError)(f"xenstore {subject}: {meaning} ({code})", code)
+    return _CLASSES.get(code, StoreError)(f"xenstore {subject}: {meaning} ({code}){_MENDS.get(code, '')}", code)
 
 
 def nonsense(subject: str, what: str) -> StoreError:
