@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "This machine": {
         "selftest": "Try: the contract checks on this hypervisor.",
         "doctor": "Look: what is missing here, and the mend.",
+        "testhost": "A real Xen host in QEMU: build, run, shell.",
     },
 }
 """What --help shows, by section. The verb a-b is the file commands/a_b.py; one without its file is not shown."""

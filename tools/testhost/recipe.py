@@ -1,0 +1,108 @@
+"""What the test host is made of, and where it is kept.
+
+RULES
+
+- What changes with the project or from one run to the next stands on the job's disk (job.py), so that a host that was
+  built once serves until this recipe changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from configparser import ConfigParser
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenpv.errors import UsageError
+
+__all__ = ["HERE", "RELEASES", "Host", "default_directory", "project_root", "requirements"]
+
+HERE = Path(__file__).resolve().parent
+INSIDE = HERE / "inside"
+RELEASES = ("bookworm", "trixie")
+"""Debian 12: Xen 4.17, Linux 6.1, Python 3.11. Debian 13: Xen 4.20, Linux 6.12, Python 3.13."""
+
+PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "udev", "iproute2", "procps", "busybox-static", "e2fsprogs",
+            "fio", "strace"]
+QDISK_PACKAGES = ["qemu-system-xen"]
+TEST_REQUIREMENTS = ["pytest", "hypothesis"]
+
+DOM0_MODULES = ["virtio_pci", "virtio_blk", "ext4"]
+GUEST_MODULES = ["xen_blkfront", "ext4", "overlay"]
+GUEST_PROGRAMS = ["/sbin/mkfs.ext4", "/sbin/e2fsck"]
+
+# What makes the host; the rest of `inside` goes to the job's disk.
+_BUILD_FILES = ["build.py", "ramdisk.py", "recipe.py", "inside/rootfs.sh", "inside/dom0-ramdisk-init"]
+
+
+def default_directory() -> Path:
+    """Where hosts are kept: $XDG_CACHE_HOME/xenpv/testhost."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache and cache.startswith("/") else Path.home() / ".cache") / "xenpv" / "testhost"
+
+
+def project_root() -> Path:
+    """The clone that this module stands in. Raises UsageError: an installed package has no sources to test."""
+    root = HERE.parent.parent
+    if not (root / "setup.cfg").exists():
+        raise UsageError("the test host runs a clone's working tree, and this xenpv is installed: run it in a clone")
+    return root
+
+
+def requirements(setup_cfg: Path) -> list[str]:
+    """What pip installs in dom0 beside the project: its requirements, and what its tests need there."""
+    setup = ConfigParser()
+    setup.read(setup_cfg)
+    return [*setup["options"]["install_requires"].split(), *TEST_REQUIREMENTS]
+
+
+@dataclass(frozen=True)
+class Host:
+    """One built host: its release, and the directory that holds it."""
+
+    release: str
+    directory: Path
+    qdisk: bool = False
+
+    @classmethod
+    def at(cls, release: str, directory: Path | None, qdisk: bool = False) -> Host:
+        """The host of `release` in its folder of `directory`. Raises UsageError."""
+        if release not in RELEASES:
+            raise UsageError(f"{release} is no release of the test host: it is {' or '.join(RELEASES)}")
+        name = f"{release}-qdisk" if qdisk else release
+        return cls(release, (directory or default_directory()).absolute() / name, qdisk)
+
+    @property
+    def packages(self) -> list[str]:
+        return PACKAGES + (QDISK_PACKAGES if self.qdisk else [])
+
+    def key(self, needed: list[str]) -> str:
+        """A digest of all that decides what is built; `needed` is what pip installs."""
+        digest = hashlib.sha256("\0".join([self.release, *self.packages, "", *needed]).encode())
+        for name in _BUILD_FILES:
+            digest.update(b"\0" + (HERE / name).read_bytes())
+        return digest.hexdigest()
+
+    def is_built(self, needed: list[str]) -> bool:
+        """Whether it is there, whole, and from this very recipe."""
+        try:
+            return (self.directory / "key").read_text() == self.key(needed)
+        except OSError:
+            return False
+
+    @property
+    def hypervisor(self) -> Path:
+        return self.directory / "xen"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def ramdisk(self) -> Path:
+        return self.directory / "ramdisk"
+
+    @property
+    def image(self) -> Path:
+        return self.directory / "dom0.img"
