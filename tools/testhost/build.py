@@ -14,7 +14,7 @@ from pathlib import Path
 
 from xenpv.errors import HypervisorError, UsageError
 
-from .ramdisk import Cpio, modules, programs
+from .ramdisk import Cpio, modules, programs, unpacked_kernel
 from .recipe import DOM0_MODULES, GUEST_MODULES, GUEST_PROGRAMS, INSIDE, Host, project_root, requirements
 
 __all__ = ["build", "need_programs"]
@@ -121,6 +121,9 @@ def _build(host: Host, needed: list[str], work: Path, say: Say) -> None:
     say("ramdisks and dom0's disk")
     release = (work / "kernel-release").read_text().strip()
     busybox = (root / "bin/busybox").read_bytes()
+    kernel = unpacked_kernel((work / "vmlinuz").read_bytes())
+    (work / "kernel").write_bytes(kernel)
+    (root / "boot/testhost/kernel").write_bytes(kernel)
 
     dom0 = Cpio()
     for folder in ("proc", "dev", "root"):

@@ -97,7 +97,7 @@ class Host:
 
     @property
     def kernel(self) -> Path:
-        return self.directory / "vmlinuz"
+        return self.directory / "kernel"
 
     @property
     def ramdisk(self) -> Path:

@@ -37,6 +37,7 @@ copy_network_settings() {
 # Nothing of this machine stays in what is kept.
 forget_network_settings() {
     [ ! -e "$here/bound" ] || while read -r folder; do umount "$root$folder"; rmdir "$root$folder"; done <"$here/bound"
+    rm -f "$here/bound"
     rm -rf "$root/etc/pip.conf" "$root/etc/apt/apt.conf.d/99host" "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* \
         "$root/root/.cache"
     echo "127.0.0.1 localhost" >"$root/etc/hosts"
@@ -71,7 +72,6 @@ cp -a "$here"/unpacked/lib/modules/* "$root/usr/lib/modules/" 2>/dev/null ||
 rm -rf "$here/unpacked"
 release=$(ls "$root/usr/lib/modules")
 in_root depmod "$release"
-cp "$here/vmlinuz" "$root/boot/testhost/vmlinuz"
 echo 'autoballoon="off"' >"$root/etc/xen/xl.conf"
 echo "$release" >"$here/kernel-release"
 echo "$xen" >"$here/xen-version"
