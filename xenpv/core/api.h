@@ -21,9 +21,37 @@ int xenpv_emulated_reap(void *table, void *maptrack);
 /* Host's side: no client has the segment open any more, so nobody maps its pages, whatever the counts say. */
 void xenpv_emulated_forget(void *table);
 
-/* ---- any hypervisor ---- */
+/* ---- xen.c, xen_verbs.c: real Xen, by the kernel's devices ---- */
 
 struct xenpv_map;
+/* A hypervisor handle on /dev/xen/gntdev. NULL: *error is an errno. */
+struct xenpv_hypervisor *xenpv_xen_open(int *error);
+
+/* gntalloc: a descriptor; pages of ours for `domid`, at *index of it for mmap, with their `count` references in `refs`; and
+ * their end, which is only complete when they are mapped no more, here and there. -ENOSPC: see its parameter `limit`. */
+int xenpv_xen_gntalloc(void);
+int xenpv_xen_share(int fd, uint32_t domid, uint32_t count, int writable, uint64_t *index, uint32_t *refs);
+int xenpv_xen_unshare(int fd, uint64_t index, uint32_t count);
+
+/* evtchn: a new descriptor (nonblocking) with one port, or a negative errno. */
+int xenpv_xen_bind_unbound(uint32_t domid, uint32_t *port);
+int xenpv_xen_bind_interdomain(uint32_t domid, uint32_t remote_port, uint32_t *port);
+int xenpv_xen_unbind(int fd, uint32_t port);
+/* From now on the descriptor binds to nobody but `domid`, which is not 0. */
+int xenpv_xen_restrict(int fd, uint32_t domid);
+int xenpv_xen_notify(int fd, uint32_t port);
+/* 1: the event is taken and the port masked; 0: there is none. Never blocks. */
+int xenpv_xen_take(int fd, uint32_t port);
+int xenpv_xen_unmask(int fd, uint32_t port);
+
+/* When the page is unmapped, also by the death of the process: its byte at `at` of a gntalloc descriptor is set to 0 (clear),
+ * and `port`, of this process, notifies (event). The second is the same for a byte of pages that are mapped. */
+int xenpv_xen_unmap_notify(int fd, uint64_t at, int clear, int event, uint32_t port);
+int xenpv_xen_map_notify(struct xenpv_hypervisor *hv, const struct xenpv_map *map, uint64_t byte, int clear, int event,
+                         uint32_t port);
+
+/* ---- any hypervisor ---- */
+
 /* The table's map and unmap for tools and for rings; data pages are mapped inside the service loop. NULL: *status is the
  * GNTST_* of a refusal, or 0 and errno says why the hypervisor could not be asked. */
 struct xenpv_map *xenpv_map_new(struct xenpv_hypervisor *hv, uint32_t domid, const uint32_t *refs, uint32_t count,

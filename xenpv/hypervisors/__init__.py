@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from xenpv.domain import Domain
-from xenpv.errors import HypervisorError, UsageError
+from xenpv.errors import UsageError
 
 _EMULATED = "xenpv.hypervisors.emulated"
 
@@ -19,7 +19,8 @@ def _open_emulated(uri: str) -> Domain:
 
 
 def _open_xen(uri: str) -> Domain:
-    raise HypervisorError(f"{uri}: this version drives the emulated Xen only: set XENPV_HYPERVISOR=emulated:")
+    domain: Domain = import_module("xenpv.hypervisors.xen.client").XenDomain(uri)
+    return domain
 
 
 SCHEMES: dict[str, Callable[[str], Domain]] = {"emulated": _open_emulated, "xen": _open_xen}
@@ -39,8 +40,8 @@ def default_uri() -> str:
 def open_domain(uri: str | None = None) -> Domain:
     """This process's place on a hypervisor.
 
-    `uri` is ``xen:``, ``emulated:RUN`` (domain 0), ``emulated:RUN#N`` (domain N) or ``emulated:DIRECTORY`` with a
-    domain's own directory; None means `default_uri()`. Raises UsageError for what is no such thing and HypervisorError
+    `uri` is ``xen:`` (the domain that this runs in), ``emulated:RUN`` (domain 0), ``emulated:RUN#N`` (domain N) or
+    ``emulated:DIRECTORY`` with a domain's own directory; None means `default_uri()`. Raises UsageError for what is no such thing and HypervisorError
     when there is no hypervisor.
     """
     uri = default_uri() if uri is None else uri

@@ -5,6 +5,7 @@
     rvar.py         what a request waits on
     watch.py        the bounded queue of a watch
     connection.py   messages on a transport; imports pyxs, alone
+    xenbus.py       the transport of a guest: /dev/xen/xenbus
     rules.py        paths, permissions, answers and errors, checked once
 
 What pyxs 0.4.1 gives is kept where it is sound: operations, header, connection and their names. Its router and client

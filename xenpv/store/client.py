@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..errors import ClosedError, ConflictError, NoEntryError, QuotaError, StoreConnectionError, StoreError
-from .connection import DIRECTORY_PART, RESET_WATCHES, Op, SocketConnection
+from .connection import DIRECTORY_PART, RESET_WATCHES, Op
 from .router import Router
 from .rules import (check_path, check_permissions, check_watch_path, nonsense, parse_ok, parse_string, parse_strings,
                     parse_transaction, short)
 from .watch import StoreWatch
+from .xenbus import open_connection
 
 T = TypeVar("T")
 Names = list[str]
@@ -162,12 +163,12 @@ class StoreTransaction(Verbs):
 
 
 class XenStore(Verbs):
-    """A `Store` of xenpv.domain over xenstored's Unix socket, safe for any number of threads.
+    """A `Store` of xenpv.domain, safe for any number of threads.
 
-    `path`: the socket; None: where libxenstore looks. `domid`: the domain that the socket belongs to, for messages
-    alone. `timeout`: seconds that any request may take. `reconnect`: seconds that a lost connection is tried again (0:
-    never, None: for ever); meanwhile requests wait, each at most its timeout. Raises StoreConnectionError when there is
-    nobody to connect to.
+    `path`: xenstored's Unix socket, or /dev/xen/xenbus; None: the first of the two that is there. `domid`: the domain
+    that it belongs to, for messages alone. `timeout`: seconds that any request may take. `reconnect`: seconds that a lost
+    connection is tried again (0: never, None: for ever); meanwhile requests wait, each at most its timeout. Raises
+    StoreConnectionError when there is nobody to connect to.
 
     A request that was under way when the connection broke fails with StoreConnectionError and is not repeated. After a
     reconnect every watch fires once more.
@@ -175,7 +176,7 @@ class XenStore(Verbs):
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, domid: int | None = None, timeout: float = 5.0,
                  reconnect: float | None = 10.0) -> None:
-        super().__init__(Router(SocketConnection(path, timeout), timeout=timeout, reconnect=reconnect))
+        super().__init__(Router(open_connection(path, timeout), timeout=timeout, reconnect=reconnect))
         self.domid = domid
         self._tokens = iter(range(1, 1 << 62))
         self._router.start()
@@ -251,7 +252,7 @@ class XenStore(Verbs):
         """Have xenstored drop every watch of this domain's connection, and register ours again: each fires once more.
 
         For a domain whose kernel was replaced without its xenstore connection being so. Raises StoreError (ENOSYS)
-        where xenstored cannot.
+        where xenstored cannot, and (EOPNOTSUPP) on /dev/xen/xenbus, where they are the kernel's too.
         """
         parse_ok("reset watches", self._call(RESET_WATCHES, "reset watches", b"\0"))
         self._router.resubscribe()

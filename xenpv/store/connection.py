@@ -9,10 +9,6 @@ RULES
 What is kept of pyxs 0.4.1: the names and numbers of the operations (`Op`), the header (`Packet`), and the connection
 with its exchangeable transport. `Packet` refuses operations newer than 2016; `send` writes twice and `recv` waits for
 ever, and both let raw errors through: these three are replaced.
-
-A transport for /dev/xen/xenbus is a class beside `SocketTransport` and a subclass of `Connection` beside
-`SocketConnection`. It needs `payload_max` 4080, since header and payload share one page there, and an `interrupt`
-of its own.
 """
 
 from __future__ import annotations
@@ -108,6 +104,7 @@ class Connection(PacketConnection):
     """A connection in terms of messages, on any transport."""
 
     payload_max = PAYLOAD_MAX
+    """Bytes of a payload that may be sent."""
     transport: Transport | None
 
     def __init__(self) -> None:
@@ -185,7 +182,7 @@ class Connection(PacketConnection):
         op, rq_id, tx_id, size = header.unpack_from(self._input)
         if op not in _ANSWERS:
             raise StoreConnectionError(f"xenstored sent a message of unknown type {op}", "EPROTO")
-        if size > self.payload_max:
+        if size > PAYLOAD_MAX:
             raise StoreConnectionError(f"xenstored sent a message of {size} bytes", "EPROTO")
         end = header.size + size
         if len(self._input) < end:

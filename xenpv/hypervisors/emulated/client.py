@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from xenpv.core import ffi, lib
 from xenpv.domain import Store
-from xenpv.errors import ClosedError
+from xenpv.errors import ClosedError, HypervisorError
 from xenpv.store import XenStore
 
+from ..mapping import Core, MappedPages, Mapper
 from .channels import Channels
-from .link import Link
-from .mapping import EmulatedCore, EmulatedMappedPages, Mapper
+from .link import Link, connect
 from .rundir import domain_directory
 from .sharing import EmulatedSharedPages, Sharing
+
+
+def open_core(directory: Path) -> Core:
+    """A handle of the core: a connection of its own. Raises HypervisorError."""
+    error = ffi.new("int *")
+    handle = lib.xenpv_emulated_open(connect(directory).detach(), error)
+    if not handle:
+        raise HypervisorError(f"the emulated Xen in {directory} does not answer ({os.strerror(error[0])})")
+    return Core(handle)
 
 
 class EmulatedGrants:
@@ -28,7 +40,7 @@ class EmulatedGrants:
     def share(self, domid: int, count: int = 1, *, writable: bool = True) -> EmulatedSharedPages:
         return self._sharing.share(domid, count, writable=writable)
 
-    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> EmulatedMappedPages:
+    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:
         return self._mapper.map(domid, refs, writable=writable)
 
 
@@ -43,7 +55,7 @@ class EmulatedDomain:
         self.directory = domain_directory(uri)
         self._link = Link(self.directory)
         self._sharing = Sharing(self._link)
-        self._mapper = Mapper(self.directory)
+        self._mapper = Mapper(lambda: open_core(self.directory), f"is the emulated Xen in {self.directory} alive?")
         self._grants = EmulatedGrants(self._sharing, self._mapper)
         self._events = Channels(self._link)
         self._store: Store | None = None
@@ -82,9 +94,9 @@ class EmulatedDomain:
                 self._store = XenStore(self.directory / "xenstored", reconnect=0)
             return self._store
 
-    def open_core(self) -> EmulatedCore:
+    def open_core(self) -> Core:
         self._open()
-        return EmulatedCore(self.directory)
+        return open_core(self.directory)
 
     def close(self) -> None:
         if self._closed:

@@ -1,36 +1,30 @@
-"""Other domains' pages in this process, and the core's handles that map them."""
+"""Other domains' pages in this process, and the core's handles that map them: on every hypervisor."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from xenpv.core import ffi, lib
+from xenpv.domain import PAGE_SIZE
 from xenpv.errors import ClosedError, GrantError, HypervisorError
-
-from .calls import PAGE_SIZE
-from .link import connect
 
 _PAGES_MAX = 65536
 _PERMISSION_DENIED = -8
 
-_REASONS = {-2: "there is no such domain", -3: "not granted", _PERMISSION_DENIED: "granted to another, or read-only",
+_REASONS = {-1: "not granted, or not to us", -2: "there is no such domain", -3: "not granted",
+            _PERMISSION_DENIED: "granted to another, or read-only",
             -13: "no space for one more mapping"}
 
 
-class EmulatedCore:
-    """CoreHandle of the emulated Xen: a connection of its own."""
+class Core:
+    """A CoreHandle: one struct xenpv_hypervisor, which this object owns."""
 
-    def __init__(self, directory: Path) -> None:
-        error = ffi.new("int *")
-        self.directory = directory
-        self._handle: Any = lib.xenpv_emulated_open(connect(directory).detach(), error)
-        if not self._handle:
-            raise HypervisorError(f"the emulated Xen in {directory} does not answer ({os.strerror(error[0])})")
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
 
     def detach(self) -> int:
         address = int(ffi.cast("uintptr_t", self.handle))
@@ -57,8 +51,8 @@ class EmulatedCore:
         self.close()
 
 
-class EmulatedMappedPages:
-    """MappedPages of the emulated Xen. Its memory never leaves this class."""
+class MappedPages:
+    """Other domains' pages. Their memory never leaves this class."""
 
     def __init__(self, owner: Mapper, pages: Any, size: int, writable: bool) -> None:
         self._owner = owner
@@ -108,25 +102,30 @@ class EmulatedMappedPages:
 
 
 class Mapper:
-    """Maps through one handle of the core, for any thread."""
+    """Maps through one handle of the core, for any thread.
 
-    def __init__(self, directory: Path) -> None:
+    `open_core` makes the handle when it is first needed; `trouble` is what to say when the hypervisor did not even
+    refuse.
+    """
+
+    def __init__(self, open_core: Callable[[], Core], trouble: str) -> None:
         self.lock = threading.Lock()
-        self.mapped: set[EmulatedMappedPages] = set()
-        self._directory = directory
-        self._core: EmulatedCore | None = None
+        self.mapped: set[MappedPages] = set()
+        self._open_core = open_core
+        self._trouble = trouble
+        self._core: Core | None = None
         self._closed = False
 
     @property
-    def core(self) -> EmulatedCore:
+    def core(self) -> Core:
         """The handle, opened when it is first needed."""
         if self._closed:
             raise ClosedError("this domain was closed")
         if not self._core:
-            self._core = EmulatedCore(self._directory)
+            self._core = self._open_core()
         return self._core
 
-    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> EmulatedMappedPages:
+    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:
         """See xenpv.domain.Grants.map. Raises GrantError, ValueError."""
         if not 1 <= len(refs) <= _PAGES_MAX or not all(0 <= ref <= 0xFFFFFFFF for ref in refs):
             raise ValueError(f"a map is 1 to {_PAGES_MAX} grant references of 32 bits")
@@ -137,13 +136,13 @@ class Mapper:
             pages = lib.xenpv_map_new(self.core.handle, domid, list(refs), len(refs), writable, status)
             error = ffi.errno
             if pages:
-                mapped = EmulatedMappedPages(self, pages, len(refs) * PAGE_SIZE, writable)
+                mapped = MappedPages(self, pages, len(refs) * PAGE_SIZE, writable)
                 self.mapped.add(mapped)
                 return mapped
         what = f"cannot map grant {refs[0]}{'...' if len(refs) > 1 else ''} of domain {domid}"
         if status[0]:
             raise GrantError(f"{what}: {_REASONS.get(status[0], 'refused')} (GNTST {status[0]})", status[0])
-        raise HypervisorError(f"{what}: {os.strerror(error)}; is the emulated Xen in {self._directory} alive?")
+        raise HypervisorError(f"{what}: {os.strerror(error)}; {self._trouble}")
 
     def close(self) -> None:
         """End every mapping."""

@@ -1,0 +1,1 @@
+"""Real Xen, through the kernel's /dev/xen."""
