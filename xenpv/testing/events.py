@@ -56,14 +56,16 @@ def the_descriptor_is_readable(first: Domain, second: Domain) -> None:
 
 
 def events_coalesce(first: Domain, second: Domain) -> None:
-    """Many notifications before the first is taken are one event."""
+    """Many notifications before the first is taken are one event, or two: one that was delivered, and one behind it."""
     ours, theirs = _bound(first, second)
     with ours, theirs:
         for _ in range(5):
             ours.notify()
         hold(theirs.wait(_SOON), "the event arrives")
         theirs.unmask()
-        hold(not theirs.wait(0), "five notifications were more than one event")
+        if theirs.wait(0):  # Xen's port was masked as soon as its kernel saw the first; what came then was kept
+            theirs.unmask()
+        hold(not theirs.wait(0), "five notifications were more than two events")
 
 
 def a_taken_event_masks(first: Domain, second: Domain) -> None:
