@@ -93,9 +93,7 @@ def _memory(session: Session) -> Iterator[Finding]:
 
 
 def _hypervisor(session: Session) -> Iterator[Finding]:
-    there = Path("/dev/xen").exists()
-    yield Finding("/dev/xen", OK if there else NOTE, "a real Xen" if there else "no real Xen here",
-                  "" if there else "the emulated Xen needs none: `xenpv emu up`")
+    yield from _xen()
     try:
         uri = session.uri()
     except XenpvError as error:
@@ -110,6 +108,33 @@ def _hypervisor(session: Session) -> Iterator[Finding]:
         yield Finding("reach it", NOTE, str(error))
     else:
         yield Finding("reach it", OK, "this process's domain can be opened")
+
+
+def _xen() -> Iterator[Finding]:
+    """A real Xen: its devices, each with the command that makes it usable."""
+    from xenpv.hypervisors.xen import devices
+
+    if not devices.on_xen():
+        yield Finding("/dev/xen", NOTE, "no real Xen here", "the emulated Xen needs none: `xenpv emu up`")
+        return
+    dom0 = devices.control_domain()
+    yield Finding("/dev/xen", OK, "a real Xen, and this is " + ("dom0" if dom0 else "a guest"))
+    socket = Path("/run/xenstored/socket").exists()
+    for device in devices.DEVICES:
+        found = device.trouble()
+        if found is None:
+            yield Finding(str(device.path), OK, "can be used")
+        else:  # with xenstored's socket nobody needs the kernel's way to it
+            yield Finding(str(device.path), NOTE if device is devices.XENBUS and socket else MISSING, *found)
+    if not devices.CAPABILITIES.exists():
+        yield Finding("/proc/xen", NOTE, "not mounted, so xl and stock daemons do not work",
+                      "modprobe xenfs && mount -t xenfs xenfs /proc/xen")
+    try:
+        limit = int(devices.GNTALLOC_LIMIT.read_text())
+    except (OSError, ValueError):
+        return
+    yield Finding("gntalloc limit", OK if limit > 1024 else NOTE, f"{limit} pages for all frontends of this domain",
+                  "" if limit > 1024 else f"more than two disks need more: echo 65536 >{devices.GNTALLOC_LIMIT}")
 
 
 def _directory(path: Path) -> Finding:

@@ -37,7 +37,7 @@ class XenbusTransport:
     def __init__(self, path: str) -> None:
         self._poll = select.epoll()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = self._open(path)
         except BaseException:
             self._poll.close()
             raise
@@ -47,6 +47,10 @@ class XenbusTransport:
         self._lock = threading.Lock()
         self._given: deque[bytes] = deque()
         self._interrupted = False
+
+    @staticmethod
+    def _open(path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def fileno(self) -> int:
         return self._poll.fileno()

@@ -12,7 +12,7 @@ from typing import Self
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, EventChannelError
 
-from .devices import EVTCHN, unusable
+from .devices import EVTCHN
 
 _REASONS = {errno.ESRCH: "there is no such domain", errno.EINVAL: "there is no such unbound port, or it was offered to "
             "another domain", errno.ENOSPC: "there are no more ports", errno.EPERM: "it was not offered to us"}
@@ -108,7 +108,7 @@ class Channels:
 
     def _bound(self, fd: int, port: int, what: str) -> XenEventChannel:
         if fd in (-errno.ENOENT, -errno.ENODEV, -errno.ENXIO, -errno.EACCES):
-            raise unusable(EVTCHN, -fd)
+            raise EVTCHN.unusable(-fd)
         if fd < 0:
             raise EventChannelError(f"{what}: {_REASONS.get(-fd, os.strerror(-fd))}")
         channel = XenEventChannel(self, fd, port)

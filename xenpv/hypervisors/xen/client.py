@@ -14,7 +14,7 @@ from xenpv.store import XenStore
 
 from ..mapping import Core, MappedPages, Mapper
 from .channels import Channels
-from .devices import GNTDEV, control_domain, on_xen, unusable
+from .devices import GNTDEV, control_domain, on_xen
 from .sharing import Sharing, XenSharedPages
 
 
@@ -23,7 +23,7 @@ def open_core() -> Core:
     error = ffi.new("int *")
     handle = lib.xenpv_xen_open(error)
     if not handle:
-        raise unusable(GNTDEV, error[0])
+        raise GNTDEV.unusable(error[0])
     return Core(handle)
 
 

@@ -19,25 +19,39 @@ GNTALLOC_LIMIT = Path("/sys/module/xen_gntalloc/parameters/limit")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device of the kernel's, the module that makes it, and what xenpv cannot do without it."""
+    """A device of the kernel's: what it is needed for, and the command that makes it appear."""
 
     path: Path
-    module: str
     use: str
+    command: str
 
-    def reason(self) -> str | None:
-        """Why this process cannot use it, with the mend; None when it can."""
+    def trouble(self) -> tuple[str, str] | None:
+        """What keeps this process from using it, and the mend; None when nothing does."""
         try:
             os.close(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:
-            return why(self, error.errno or 0)
+            return self.explain(error.errno or 0)
         return None
 
+    def explain(self, error: int) -> tuple[str, str]:
+        """What `error`, an errno of opening it, means, and the mend."""
+        if error in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+            if not on_xen():
+                return f"{self.path} is not there, since this kernel does not run on Xen", "`xenpv emu up` needs none"
+            return f"{self.path} is not there", self.command
+        if error in (errno.EACCES, errno.EPERM):
+            return f"{self.path} is not for this user", f"run this as root, or chown {os.geteuid()} {self.path}"
+        return f"{self.path} cannot be opened ({os.strerror(error)})", f"is it the kernel's? {self.command}"
 
-GNTDEV = Device(DIRECTORY / "gntdev", "xen-gntdev", "map and copy other domains' pages")
-GNTALLOC = Device(DIRECTORY / "gntalloc", "xen-gntalloc", "share pages with other domains")
-EVTCHN = Device(DIRECTORY / "evtchn", "xen-evtchn", "event channels")
-XENBUS = Device(DIRECTORY / "xenbus", "xenfs", "the store in a guest")
+    def unusable(self, error: int) -> HypervisorError:
+        """The exception for an `error` (errno) of opening it."""
+        return HypervisorError(f"no {self.use}: " + ": ".join(self.explain(error)))
+
+
+GNTDEV = Device(DIRECTORY / "gntdev", "use of other domains' pages", "modprobe xen-gntdev")
+GNTALLOC = Device(DIRECTORY / "gntalloc", "pages to share with other domains", "modprobe xen-gntalloc")
+EVTCHN = Device(DIRECTORY / "evtchn", "event channels", "modprobe xen-evtchn")
+XENBUS = Device(DIRECTORY / "xenbus", "way to the store in a guest", "modprobe xenfs && mount -t xenfs xenfs /proc/xen")
 DEVICES = (GNTDEV, GNTALLOC, EVTCHN, XENBUS)
 
 
@@ -47,27 +61,6 @@ def on_xen() -> bool:
         return HYPERVISOR.read_text().strip() == "xen"
     except OSError:
         return False
-
-
-def why(device: Device, error: int) -> str:
-    """What `error` (errno) of opening `device` means, and the command that mends it."""
-    if error in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        if not on_xen():
-            return f"{device.path} is not there, because this kernel does not run on Xen"
-        return f"{device.path} is not there: modprobe {device.module}"
-    if error in (errno.EACCES, errno.EPERM):
-        return f"{device.path} is root's: run this as root, or chown {_user()} {device.path}"
-    return f"{device.path} cannot be opened ({os.strerror(error)})"
-
-
-def _user() -> str:
-    return str(os.geteuid())
-
-
-def unusable(device: Device, error: int) -> HypervisorError:
-    """The exception for a device that cannot be opened."""
-    return HypervisorError(f"cannot {device.use}: {why(device, error)}" if device is not EVTCHN
-                           else f"no event channels: {why(device, error)}")
 
 
 def control_domain() -> bool:

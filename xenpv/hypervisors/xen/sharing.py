@@ -20,7 +20,7 @@ from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, EventChannel
 from xenpv.errors import ClosedError, GrantError, LocalProtocolError
 
-from .devices import GNTALLOC, GNTALLOC_LIMIT, unusable
+from .devices import GNTALLOC, GNTALLOC_LIMIT
 
 _PAGES_MAX = 65536
 _IN_USE = "a slice of shared pages is still in use: release it before close()"
@@ -51,8 +51,8 @@ class XenSharedPages:
     def on_unmap(self, *, clear: int | None = None, notify: EventChannel | None = None) -> None:
         """What the kernel does when these pages are ours no more, also when this process dies.
 
-        `clear`: set this byte to 0. `notify`: send an event through this channel. A later call for the same page replaces
-        the earlier. Raises GrantError, ValueError.
+        `clear`: set this byte to 0. `notify`: send an event through this channel. A later call for the same page
+        replaces the earlier. Raises GrantError, ValueError.
         """
         if self._memory is None:
             raise ClosedError("these shared pages were closed")
@@ -105,7 +105,7 @@ class Sharing:
         if self._fd < 0:
             fd = lib.xenpv_xen_gntalloc()
             if fd < 0:
-                raise unusable(GNTALLOC, -fd)
+                raise GNTALLOC.unusable(-fd)
             self._fd = fd
         return self._fd
 
