@@ -1,0 +1,277 @@
+"""A domain in another machine, as a Domain here: every call goes to an agent in the guest, through the store.
+
+The guest's side is `serve`, ours is `RemoteDomain`. A call is one JSON object in a node, its answer another; an object
+that the guest made is a number. What the calls themselves use of the store, the contract checks of the store have
+proved.
+
+Run as a program in the guest: it serves until it is told to stop.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from xenpv import errors
+from xenpv.domain import Domain, Store
+from xenpv.hypervisors import open_domain
+from xenpv.store import XenStore
+from xenpv.testing import store as store_checks
+
+NODE = "data/xenpv-agent"
+PATIENCE = 60.0
+CHUNK = 1024
+"""Bytes of a page in one call: a guest's node has 2048 at the most."""
+
+
+# ---- the guest's side ----
+
+class Agent:
+    """Answers calls with a fresh Domain a check."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._objects: dict[int, Any] = {}
+
+    def serve(self) -> None:
+        self._store.write(f"{NODE}/request", "")
+        with self._store.watch(f"{NODE}/request") as watch:
+            self._store.write(f"{NODE}/reply", json.dumps({"seq": 0}))
+            seen = 0
+            while watch.wait():
+                call = json.loads(self._store.read(f"{NODE}/request") or b'{"seq": 0}')
+                if call["seq"] <= seen:
+                    continue
+                seen = call["seq"]
+                answer = {"seq": seen, **self._answer(call)}
+                self._store.write(f"{NODE}/reply", json.dumps(answer))
+                if call["verb"] == "stop":
+                    return
+
+    def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"value": self._do(call["verb"], call.get("id", 0), decode(call.get("args", [])))}
+        except AssertionError as error:
+            return {"error": "AssertionError", "text": str(error)}
+        except (errors.XenpvError, ValueError) as error:
+            return {"error": type(error).__name__, "text": str(error), "status": getattr(error, "status", None)}
+
+    def _do(self, verb: str, number: int, args: list[Any]) -> Any:
+        if verb == "open":
+            for old in self._objects.values():
+                old.close()
+            self._objects = {0: open_domain("xen:")}
+            return self._objects[0].domid
+        if verb == "check_store":
+            return getattr(store_checks, args[0])(XenStore, "data/xenpv-check")
+        if verb == "stop":
+            return None
+        target = self._objects[number]
+        match verb:
+            case "peek":
+                return encode(bytes(target.memory[args[0]:args[0] + args[1]]))
+            case "poke":
+                target.memory[args[0]:args[0] + len(args[1])] = args[1]
+                return None
+            case "share" | "map":
+                value = getattr(target.grants, verb)(*args[:2], writable=args[2])
+            case "bind_unbound" | "bind_interdomain":
+                value = getattr(target.events, verb)(*args)
+            case _:
+                value = getattr(target, verb)
+                value = value(*args) if callable(value) else value
+        if hasattr(value, "close"):
+            self._objects[len(self._objects)] = value
+            return len(self._objects) - 1
+        return encode(value)
+
+
+def encode(value: Any) -> Any:
+    """`value` as JSON has it: bytes as {"b": base64}, numbers in a row as {"first": , "count": }."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"b": base64.b64encode(value).decode()}
+    if isinstance(value, list | tuple):
+        if len(value) > 8 and value == type(value)(range(value[0], value[0] + len(value))):
+            return {"first": value[0], "count": len(value)}
+        return [encode(each) for each in value]
+    return value
+
+
+def decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [decode(each) for each in value]
+    if isinstance(value, dict):
+        if "b" in value:
+            return base64.b64decode(value["b"])
+        return list(range(value["first"], value["first"] + value["count"]))
+    return value
+
+
+# ---- our side ----
+
+class Line:
+    """Calls to the agent of domain `domid`."""
+
+    def __init__(self, store: Store, domid: int) -> None:
+        self.store = store
+        self.node = f"/local/domain/{domid}/{NODE}"
+        self.seq = 0
+        self.watch = store.watch(f"{self.node}/reply")
+        self._await(0)
+
+    def _await(self, seq: int) -> dict[str, Any]:
+        while True:
+            if self.store.exists(f"{self.node}/reply"):
+                answer: dict[str, Any] = json.loads(self.store.read(f"{self.node}/reply"))
+                if answer["seq"] == seq:
+                    return answer
+            assert self.watch.wait(PATIENCE) is not None, f"the agent does not answer call {seq}"
+
+    def call(self, verb: str, *args: Any, id: int = 0) -> Any:
+        self.seq += 1
+        self.store.write(f"{self.node}/request",
+                         json.dumps({"seq": self.seq, "verb": verb, "id": id, "args": encode(list(args))}))
+        answer = self._await(self.seq)
+        name = answer.get("error")
+        if name is None:
+            return decode(answer["value"])
+        if name == "GrantError":
+            raise errors.GrantError(answer["text"], answer["status"])
+        known: dict[str, type[Exception]] = {"ValueError": ValueError, "AssertionError": AssertionError}
+        raise known.get(name, getattr(errors, name, RuntimeError))(answer["text"])
+
+
+class RemoteObject:
+    """What an object in the guest has, as far as the contract checks use it."""
+
+    def __init__(self, line: Line, id: int) -> None:
+        self._line = line
+        self._id = id
+
+    def _call(self, verb: str, *args: Any) -> Any:
+        return self._line.call(verb, *args, id=self._id)
+
+    def close(self) -> None:
+        self._call("close")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+
+class RemoteMemory:
+    """A memoryview's part that the checks use."""
+
+    def __init__(self, call: Callable[..., Any], size: int) -> None:
+        self._call = call
+        self.nbytes = size
+
+    def __bytes__(self) -> bytes:
+        return self[:]
+
+    def __getitem__(self, place: slice) -> bytes:
+        start, stop, _ = place.indices(self.nbytes)
+        return b"".join(self._call("peek", at, min(CHUNK, stop - at)) for at in range(start, stop, CHUNK))
+
+    def __setitem__(self, place: slice | int, data: bytes | int) -> None:
+        if isinstance(place, int):
+            place, data = slice(place, place + 1), bytes([data])  # type: ignore[list-item]
+        start, _, _ = place.indices(self.nbytes)
+        assert isinstance(data, bytes)
+        for at in range(0, len(data), CHUNK):
+            self._call("poke", start + at, data[at:at + CHUNK])
+
+
+class RemoteShared(RemoteObject):
+    @property
+    def refs(self) -> Sequence[int]:
+        return tuple(self._call("refs"))
+
+    @property
+    def memory(self) -> RemoteMemory:
+        self._call("peek", 0, 1)
+        return RemoteMemory(self._call, len(self.refs) * 4096)
+
+
+class RemoteMapped(RemoteObject):
+    @property
+    def writable(self) -> bool:
+        return bool(self._call("writable"))
+
+    def read(self, offset: int, length: int) -> bytes:
+        if not 0 < length <= 16 * CHUNK:
+            return bytes(self._call("read", offset, length))
+        return b"".join(self._call("read", offset + at, min(CHUNK, length - at)) for at in range(0, length, CHUNK))
+
+    def write(self, offset: int, data: bytes) -> None:
+        for at in range(0, len(data), CHUNK):
+            self._call("write", offset + at, data[at:at + CHUNK])
+
+
+class RemoteChannel(RemoteObject):
+    @property
+    def port(self) -> int:
+        return int(self._call("port"))
+
+    def fileno(self) -> int:
+        return int(self._call("fileno"))
+
+    def notify_fileno(self) -> int:
+        return int(self._call("notify_fileno"))
+
+    def notify(self) -> None:
+        self._call("notify")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return bool(self._call("wait", timeout))
+
+    def unmask(self) -> None:
+        self._call("unmask")
+
+
+class RemoteCore(RemoteObject):
+    def detach(self) -> int:
+        return int(self._call("detach"))
+
+
+class RemoteDomain(RemoteObject):
+    """Its own grants and events: `domain.grants.share(...)` is a call like any other."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line, 0)
+        self.domid = int(line.call("open"))
+        self.grants = self.events = self
+
+    def share(self, domid: int, count: int = 1, *, writable: bool = True) -> RemoteShared:
+        return RemoteShared(self._line, self._call("share", domid, count, writable))
+
+    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> RemoteMapped:
+        return RemoteMapped(self._line, self._call("map", domid, list(refs), writable))
+
+    def bind_unbound(self, domid: int) -> RemoteChannel:
+        return RemoteChannel(self._line, self._call("bind_unbound", domid))
+
+    def bind_interdomain(self, domid: int, port: int) -> RemoteChannel:
+        return RemoteChannel(self._line, self._call("bind_interdomain", domid, port))
+
+    def open_core(self) -> RemoteCore:
+        return RemoteCore(self._line, self._call("open_core"))
+
+
+def as_domain(remote: RemoteDomain) -> Domain:
+    """For the checks' types: it has what they use."""
+    return remote  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    print("agent: serving", flush=True)
+    with XenStore("/dev/xen/xenbus") as store:
+        Agent(store).serve()
+    sys.exit(0)
