@@ -41,8 +41,8 @@ def open_domain(uri: str | None = None) -> Domain:
     """This process's place on a hypervisor.
 
     `uri` is ``xen:`` (the domain that this runs in), ``emulated:RUN`` (domain 0), ``emulated:RUN#N`` (domain N) or
-    ``emulated:DIRECTORY`` with a domain's own directory; None means `default_uri()`. Raises UsageError for what is no such thing and HypervisorError
-    when there is no hypervisor.
+    ``emulated:DIRECTORY`` with a domain's own directory; None means `default_uri()`. Raises UsageError for what is no such
+    thing, HypervisorError when there is no hypervisor.
     """
     uri = default_uri() if uri is None else uri
     scheme, colon, _ = uri.partition(":")
