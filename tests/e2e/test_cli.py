@@ -321,6 +321,35 @@ def test_one_backend_a_place_and_it_ends(xenpv: Command) -> None:
     assert "no backend runs" in xenpv("backend", "status", status=1)
 
 
+DAEMON = """
+import sys
+from pathlib import Path
+from xenpv_tools.commands.backend import _in_background
+run = Path(sys.argv[1])
+def serve(ready):
+    (run / "begun").touch()
+    try:
+        while not (run / "go").exists():
+            pass
+        ready()
+        (run / "served").touch()
+    finally:
+        (run / "ended").touch()
+    return 0
+_in_background(serve, run)
+"""
+
+
+def test_a_daemon_whose_starter_was_interrupted_does_not_serve(tmp_path: Path, until: Until) -> None:
+    with subprocess.Popen([sys.executable, "-c", DAEMON, str(tmp_path)], stderr=subprocess.DEVNULL) as starter:
+        until((tmp_path / "begun").exists, "the daemon begins")
+        starter.send_signal(signal.SIGINT)
+        assert starter.wait(20) != 0
+    (tmp_path / "go").touch()
+    until((tmp_path / "ended").exists, "the daemon ends")
+    assert not (tmp_path / "served").exists()
+
+
 def test_down_ends_the_backend_too(own: Command, image: Path) -> None:
     own("backend", "run", "--daemon")
     own("create", own.config("guest", disk=[f"{image},raw,xvda,w"], xenpv_exec=["sleep", "100"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -90,19 +91,25 @@ def _background(serve: Callable[[Callable[[], None]], int], directory: Path, wri
             os.dup2(source, target)
         os.close(null)
         os.close(out)
-        os.write(writer, b"ready\n")
+        try:
+            os.write(writer, b"ready\n")
+        except BrokenPipeError:
+            raise KeyboardInterrupt from None  # who started us was interrupted, and so are we
 
     from xenpv.errors import XenpvError
 
     try:
         status = serve(ready)
+    except KeyboardInterrupt:
+        status = 0
     except XenpvError as error:
         print(f"xenpv: {one_line(str(error))}", file=sys.stderr)
         status = 2 if isinstance(error, UsageError) else 1
     if status == 0 or not (directory / "control").exists():
         log.unlink(missing_ok=True)  # it ended as it was told to, or with its hypervisor
     sys.stderr.flush()
-    os.write(writer, f"{status}\n".encode())
+    with contextlib.suppress(BrokenPipeError):  # after "ready" nobody listens any more
+        os.write(writer, f"{status}\n".encode())
     remove_if_empty(directory)
     return status
 

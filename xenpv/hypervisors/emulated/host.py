@@ -84,9 +84,13 @@ def start(rundir: Where = None, *, foreground: bool = False, faults: Faults | No
     if faults:
         raise ValueError("faults for a host in the background go over its control socket")
     _spawn(run)
-    answer = status(run.path)
-    if ready:
-        ready(answer)
+    try:
+        answer = status(run.path)
+        if ready:
+            ready(answer)
+    except BaseException:
+        stop(run.path)  # it is ours, and nobody will know of it
+        raise
     return answer
 
 
