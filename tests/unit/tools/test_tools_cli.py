@@ -159,10 +159,9 @@ def test_every_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert f"xenpv {name}" in capsys.readouterr().out
 
 
-def test_verbs_of_later_issues_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--help"])
-    words = set(capsys.readouterr().out.split())
-    assert not words & {"time", "latency", "top", "trace", "bundle", "testhost", "host"}
+def test_verbs_of_later_issues_are_not_there() -> None:
+    verbs = cli.group.list_commands(click.Context(cli.group))
+    assert "demo" in verbs and not {*verbs} & {"time", "latency", "top", "trace", "bundle", "host"}
 
 
 def test_help_imports_no_verb() -> None:
