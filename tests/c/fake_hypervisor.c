@@ -98,6 +98,7 @@ static int fake_copy(struct xenpv_hypervisor *hv, uint32_t domid, struct xenpv_c
     int result = 0;
 
     (void)domid;
+    fake->domain->copies++;
     for (uint32_t i = 0; i < count; i++) {
         grant_of(fake, copy[i].ref, copy[i].to_grant, &copy[i].status);
         if (!copy[i].status && copy[i].offset + copy[i].length > XENPV_PAGE_SIZE)

@@ -38,7 +38,7 @@ struct fake_domain {
     int16_t fail_status;
     int direct;          /* what new handles say of themselves */
     /* Counts. */
-    _Atomic int64_t maps, live, pieces, notifies, takes, unmasks, handles;
+    _Atomic int64_t maps, live, copies, pieces, notifies, takes, unmasks, handles;
     _Atomic int64_t leaked; /* pages still mapped when a handle was closed */
 };
 

@@ -88,6 +88,7 @@ static int through(struct queue *queue, const struct raw_request *request)
     CHECK_EQ(xenpv_back_take(queue->back, slots, 4, &count), 1);
     if (count)
         xenpv_back_answer(queue->back, slots[0], XENPV_RSP_OKAY);
+    xenpv_back_respond(queue->back);
     int64_t pages = queue->domain.live - (1 << queue->options.order) - queue->back->persistent.count;
     CHECK_EQ(pages, 0); /* unmapped before the response can be seen */
     CHECK_EQ(raw_get(queue, &response), 0);
@@ -155,6 +156,45 @@ TEST(a_copy_that_fails_gives_an_error)
 {
     each_piece_fails(XENPV_OP_WRITE, XENPV_GNTST_BAD_GNTREF);
     each_piece_fails(XENPV_OP_READ, XENPV_GNTST_PERMISSION_DENIED);
+}
+
+/* The data of all requests of a turn moves in one copy; a piece that fails costs its own request alone. */
+static void copied_together(uint8_t op)
+{
+    static struct queue queue;
+    struct xenpv_slot *slots[16];
+    struct raw_response response;
+    uint32_t count;
+
+    queue_open(&queue, &(struct queue_options){ .indirect = 1 });
+    queue_raw(&queue);
+    queue_back(&queue, 0, SECTORS, 0); /* any descriptor: nothing is read from it */
+    for (uint32_t i = 0; i < 8; i++) {
+        struct raw_request request = raw_page(op, i, 0, i);
+        raw_put(&queue, &request);
+    }
+    queue.domain.fail_piece = 5;
+    queue.domain.fail_status = XENPV_GNTST_GENERAL;
+    CHECK_EQ(xenpv_back_take(queue.back, slots, 16, &count), 8);
+    CHECK_EQ(queue.domain.copies, op == XENPV_OP_WRITE);
+    CHECK_EQ(count, op == XENPV_OP_WRITE ? 7 : 8);
+    for (uint32_t i = 0; i < count; i++)
+        xenpv_back_answer(queue.back, slots[i], XENPV_RSP_OKAY);
+    xenpv_back_publish(queue.back);
+    CHECK_EQ(queue.domain.copies, 1);
+    CHECK_EQ(queue.domain.pieces, 8);
+    for (uint32_t i = 0; i < 8; i++) {
+        CHECK_EQ(raw_get(&queue, &response), 1);
+        CHECK_EQ(response.status, response.id == 5 ? XENPV_RSP_ERROR : XENPV_RSP_OKAY);
+    }
+    CHECK_EQ(queue.stats.errors, 1);
+    queue_close(&queue);
+}
+
+TEST(requests_are_copied_together_and_fail_alone)
+{
+    copied_together(XENPV_OP_WRITE);
+    copied_together(XENPV_OP_READ);
 }
 
 TEST(grants_that_do_not_allow_it)

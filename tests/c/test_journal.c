@@ -208,6 +208,7 @@ static void notified_by_the_successor(uint32_t flag)
     CHECK_EQ(xenpv_back_take(queue.back, slots, 4, &count), 1);
     CHECK_EQ(count, 1);
     xenpv_back_answer(queue.back, slots[0], XENPV_RSP_OKAY);
+    xenpv_back_respond(queue.back);
     CHECK_EQ(xenpv_ring_publish(&queue.back->ring, queue.back->ring.produced), 1); /* and no notification: killed */
     xenpv_back_close(queue.back);
     CHECK_EQ(queue.domain.notifies, 0);

@@ -18,7 +18,7 @@ void xenpv_back_close(struct xenpv_back *back)
     xenpv_spin_stop(&back->spin);
     if (back->slots)
         for (uint32_t i = 0; i < back->ring.entries; i++)
-            xenpv_data_end(back, &back->slots[i], XENPV_RSP_ERROR);
+            xenpv_data_release(back, &back->slots[i]);
     xenpv_persistent_close(&back->persistent, back->hv);
     if (back->ring_map.memory)
         back->hv->unmap(back->hv, &back->ring_map);
@@ -144,29 +144,40 @@ int xenpv_back_halted(const struct xenpv_back *back)
     return back->halted;
 }
 
-/* Decodes the copy in the journal and gets the data ready. 0: to be done; else it was answered. */
-static int begin(struct xenpv_back *back, struct xenpv_slot *slot)
+/* Decodes and checks the copy in the journal. 1: to be done; 0: it was answered. */
+static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot)
 {
     int status = xenpv_request_check(back, back->journal->taken[slot->index].raw, slot);
 
-    if (status) {
-        back->stats->refused++;
-        slot->segments = 0;
-    } else {
-        status = xenpv_data_begin(back, slot);
-        if (status)
-            back->stats->errors++;
-    }
     if (!status)
-        return 0;
+        return 1;
+    back->stats->refused++;
     slot->segments = 0; /* there is no data to give back */
     xenpv_back_answer(back, slot, status);
-    return status;
+    return 0;
+}
+
+/* Gets the data of all ready. Those whose grants do not allow it are answered. How many are left. */
+static uint32_t begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t count)
+{
+    uint32_t left = 0;
+
+    xenpv_data_begin(back, slots, count);
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = slots[i];
+        if (!slot->status) {
+            slots[left++] = slot;
+            continue;
+        }
+        slot->segments = 0;
+        xenpv_back_answer(back, slot, slot->status);
+    }
+    return left;
 }
 
 int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count)
 {
-    uint32_t taken = 0;
+    uint32_t taken = 0, found = 0;
     int64_t waiting;
 
     *count = 0;
@@ -175,11 +186,12 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
     for (; back->replay_count && taken < max; taken++) {
         struct xenpv_slot *slot = &back->slots[back->replay[--back->replay_count]];
         back->stats->replayed++;
-        if (begin(back, slot) == 0)
-            slots[(*count)++] = slot;
+        slots[found] = slot;
+        found += decode(back, slot);
     }
     waiting = xenpv_ring_available(&back->ring);
     if (waiting < 0) {
+        *count = begin(back, slots, found);
         back->halted = 1;
         back->stats->halted = 1;
         return (int)waiting;
@@ -191,18 +203,19 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
         memcpy(copy->raw, xenpv_ring_slot(&back->ring, back->ring.consumed), back->ring.entry_size);
         xenpv_journal_take(back->journal, slot->index, back->ring.consumed);
         back->ring.consumed++;
-        if (begin(back, slot) == 0)
-            slots[(*count)++] = slot;
+        slots[found] = slot;
+        found += decode(back, slot);
     }
+    *count = begin(back, slots, found);
     if (taken)
         back->stats->batches++;
     return (int)taken;
 }
 
-static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot, int status)
+static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot)
 {
     stats->requests[slot->wire_op & 7]++;
-    if (status != XENPV_RSP_OKAY)
+    if (slot->status != XENPV_RSP_OKAY)
         return;
     if (slot->op == XENPV_OP_READ)
         stats->bytes_read += slot->bytes;
@@ -214,27 +227,36 @@ static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot,
 
 void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int status)
 {
+    slot->status = status;
+    back->answered[back->answered_count++] = slot->index;
+}
+
+static void respond(struct xenpv_back *back, const struct xenpv_slot *slot)
+{
     /* Written whole: a response shows the frontend no byte that we did not mean to send (XSA-216). */
     uint8_t response[XENPV_MAX_RESPONSE] = { 0 };
 
-    int given = xenpv_data_end(back, slot, status); /* unmapped before the frontend can see the answer */
-    if (given != status)
-        back->stats->errors++; /* a grant that a read's data could not be copied to */
-    status = given;
-    count(back->stats, slot, status);
+    count(back->stats, slot);
     xenpv_put_u64(response + XENPV_AT_RSP_ID, slot->id);
     response[XENPV_AT_RSP_OP] = slot->wire_op;
-    xenpv_put_u16(response + XENPV_AT_RSP_STATUS, (uint16_t)(int16_t)status);
+    xenpv_put_u16(response + XENPV_AT_RSP_STATUS, (uint16_t)(int16_t)slot->status);
     xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
     memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, XENPV_RESPONSE_SIZE(back->config.abi));
     back->ring.produced++;
-    back->answered[back->answered_count++] = slot->index;
+}
+
+void xenpv_back_respond(struct xenpv_back *back)
+{
+    xenpv_data_end(back); /* unmapped before the frontend can see the answers */
+    for (; back->responded < back->answered_count; back->responded++)
+        respond(back, &back->slots[back->answered[back->responded]]);
 }
 
 void xenpv_back_publish(struct xenpv_back *back)
 {
     if (!back->answered_count)
         return;
+    xenpv_back_respond(back);
     if (xenpv_ring_publish(&back->ring, back->ring.produced))
         back->hv->notify(back->hv, &back->port);
     while (back->answered_count) {
@@ -242,6 +264,7 @@ void xenpv_back_publish(struct xenpv_back *back)
         xenpv_journal_free(back->journal, slot);
         back->free[back->free_count++] = slot;
     }
+    back->responded = 0;
     back->stats->notifications = back->ring.notifications;
     back->stats->notifications_saved = back->ring.saved;
     back->stats->in_flight = back->out;

@@ -32,6 +32,7 @@ struct xenpv_slot {
     uint8_t segments;
     uint8_t flush_first; /* a FLUSH that carries data: flush, then write */
     int32_t result;      /* of the engine: 0 or a negative errno */
+    int32_t status;      /* BLKIF_RSP_* */
     uint64_t id;
     uint64_t sector, bytes;
     struct xenpv_segment segment[XENPV_MAX_SEGMENTS];
@@ -61,6 +62,7 @@ struct xenpv_back {
     uint32_t free_count;
     uint32_t *answered; /* slots answered and not published */
     uint32_t answered_count;
+    uint32_t responded; /* so many of them have their response in the ring */
     uint32_t *replay;
     uint32_t replay_count;
     uint32_t out; /* slots given to the engine, or to Python */
@@ -72,14 +74,18 @@ struct xenpv_back {
 /* request.c: decodes the private copy `raw` and checks everything: 0, or the BLKIF_RSP_* to answer. */
 int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot);
 
-/* data.c: the request's data at hand in slot->iov, and back to the guest; 0 or a BLKIF_RSP_*. end always unmaps. */
-int xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot *slot);
-int xenpv_data_end(struct xenpv_back *back, struct xenpv_slot *slot, int status);
+/* data.c, for many requests at once, because a grant copy is a system call. begin: their data at hand in slot->iov. end: the
+ * data of those answered and not responded to at the guest, nothing mapped. Each slot's status says what became of it. */
+void xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t count);
+void xenpv_data_end(struct xenpv_back *back);
+void xenpv_data_release(struct xenpv_back *back, struct xenpv_slot *slot);
 
 /* back.c. take: how many requests were consumed, of which *count are in `slots` (the others were answered at once);
- * -EPROTO halts the queue. answer: one response, published by xenpv_back_publish with the others. */
+ * -EPROTO halts the queue. answer: what the response will say. publish: all that were answered, their data
+ * moved and their responses in the ring (respond, which publish does itself), are shown to the frontend. */
 int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count);
 void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int status);
+void xenpv_back_respond(struct xenpv_back *back);
 void xenpv_back_publish(struct xenpv_back *back);
 /* The pending event, if there is one, is taken, and the queue is RUNNING. */
 void xenpv_back_wake(struct xenpv_back *back);

@@ -1,11 +1,13 @@
 #include "back.h"
 
+#define COPY_MAX 352u /* pieces of one grant copy: as many as a ring of one page has segments */
+
 static uint8_t *bounce_of(const struct xenpv_back *back, const struct xenpv_slot *slot)
 {
     return back->bounce + (size_t)slot->index * XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE;
 }
 
-static void release(struct xenpv_back *back, struct xenpv_slot *slot)
+void xenpv_data_release(struct xenpv_back *back, struct xenpv_slot *slot)
 {
     while (slot->pinned)
         xenpv_persistent_unpin(&back->persistent, slot->pin[--slot->pinned]);
@@ -36,7 +38,7 @@ static int map_pages(struct xenpv_back *back, struct xenpv_slot *slot)
     for (unsigned i = 0; i < slot->segments; i++) {
         uint8_t *page = page_of(back, slot, i);
         if (!page) {
-            release(back, slot);
+            xenpv_data_release(back, slot);
             return XENPV_RSP_ERROR;
         }
         uint8_t *start = page + slot->segment[i].offset;
@@ -50,46 +52,84 @@ static int map_pages(struct xenpv_back *back, struct xenpv_slot *slot)
     return 0;
 }
 
-/* Between the private pages and the guest's: by standing mappings where there are any, else by one grant copy for all. */
-static int copy_pages(struct xenpv_back *back, struct xenpv_slot *slot, int to_grant)
+/* Pieces of many requests, for one grant copy. */
+struct gathered {
+    struct xenpv_copy copy[COPY_MAX];
+    struct xenpv_slot *of[COPY_MAX];
+    uint32_t count;
+};
+
+static void copy_gathered(struct xenpv_back *back, struct gathered *gathered)
 {
-    struct xenpv_copy copy[XENPV_MAX_SEGMENTS];
+    int result = gathered->count ? back->hv->copy(back->hv, back->config.domid, gathered->copy, gathered->count) : 0;
+
+    for (uint32_t i = 0; result && i < gathered->count; i++) {
+        if ((result == -1 && gathered->copy[i].status == XENPV_GNTST_OKAY) || gathered->of[i]->status)
+            continue;
+        gathered->of[i]->status = XENPV_RSP_ERROR;
+        back->stats->errors++;
+    }
+    gathered->count = 0;
+}
+
+/* Between a request's private pages and the guest's: by standing mappings where there are any, else gathered. */
+static void move(struct xenpv_back *back, struct xenpv_slot *slot, int to_grant, struct gathered *gathered)
+{
     uint8_t *local = bounce_of(back, slot);
-    uint32_t count = 0;
 
     for (unsigned i = 0; i < slot->segments; i++, local += slot->segment[i - 1].length) {
         const struct xenpv_segment *segment = &slot->segment[i];
         uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, segment->ref);
-        if (pin == XENPV_NO_PIN) {
-            copy[count++] = (struct xenpv_copy){ .local = local, .ref = segment->ref, .offset = segment->offset,
-                                                 .length = segment->length, .to_grant = (uint16_t)to_grant };
+        if (pin != XENPV_NO_PIN) {
+            uint8_t *page = back->persistent.entry[pin].map.memory + segment->offset;
+            memcpy(to_grant ? page : local, to_grant ? local : page, segment->length);
+            xenpv_persistent_unpin(&back->persistent, pin);
             continue;
         }
-        uint8_t *page = back->persistent.entry[pin].map.memory + segment->offset;
-        memcpy(to_grant ? page : local, to_grant ? local : page, segment->length);
-        xenpv_persistent_unpin(&back->persistent, pin);
+        if (gathered->count == COPY_MAX)
+            copy_gathered(back, gathered);
+        gathered->of[gathered->count] = slot;
+        gathered->copy[gathered->count++] = (struct xenpv_copy){
+            .local = local, .ref = segment->ref, .offset = segment->offset, .length = segment->length,
+            .to_grant = (uint16_t)to_grant,
+        };
     }
-    if (count && back->hv->copy(back->hv, back->config.domid, copy, count) != 0)
-        return XENPV_RSP_ERROR;
-    return 0;
 }
 
-int xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot *slot)
+void xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t count)
 {
-    slot->iovs = 0;
-    if (!slot->segments)
-        return 0;
-    if (!back->bounce)
-        return map_pages(back, slot);
-    slot->iov[0] = (struct iovec){ bounce_of(back, slot), slot->bytes };
-    slot->iovs = 1;
-    return slot->op == XENPV_OP_WRITE ? copy_pages(back, slot, 0) : 0;
+    struct gathered gathered;
+
+    gathered.count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = slots[i];
+        slot->status = 0;
+        slot->iovs = 0;
+        if (!slot->segments)
+            continue;
+        if (!back->bounce) {
+            slot->status = map_pages(back, slot);
+            back->stats->errors += slot->status != 0;
+            continue;
+        }
+        slot->iov[0] = (struct iovec){ bounce_of(back, slot), slot->bytes };
+        slot->iovs = 1;
+        if (slot->op == XENPV_OP_WRITE)
+            move(back, slot, 0, &gathered);
+    }
+    copy_gathered(back, &gathered);
 }
 
-int xenpv_data_end(struct xenpv_back *back, struct xenpv_slot *slot, int status)
+void xenpv_data_end(struct xenpv_back *back)
 {
-    if (back->bounce && slot->op == XENPV_OP_READ && status == XENPV_RSP_OKAY && slot->segments)
-        status = copy_pages(back, slot, 1);
-    release(back, slot);
-    return status;
+    struct gathered gathered;
+
+    gathered.count = 0;
+    for (uint32_t i = back->responded; i < back->answered_count; i++) {
+        struct xenpv_slot *slot = &back->slots[back->answered[i]];
+        if (back->bounce && slot->op == XENPV_OP_READ && slot->status == XENPV_RSP_OKAY && slot->segments)
+            move(back, slot, 1, &gathered);
+        xenpv_data_release(back, slot);
+    }
+    copy_gathered(back, &gathered);
 }

@@ -13,6 +13,7 @@
 #define BATCH 8u          /* requests taken at once */
 #define TURN 64u          /* requests of one queue before the next queue's turn */
 #define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
+#define PUBLISH_COPIES 16u /* the same where showing them begins with a grant copy, a system call for all */
 #define LOOK_EVERY 32u    /* turns between two looks at the sleeping queues' events while others keep us busy */
 #define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
 
@@ -49,7 +50,7 @@ static void finish(struct xenpv_back *back, struct xenpv_slot *slot, int32_t res
     if (result)
         back->stats->errors++;
     xenpv_back_answer(back, slot, result ? status_of(result) : XENPV_RSP_OKAY);
-    if (back->answered_count >= PUBLISH_EVERY)
+    if (back->answered_count >= (back->bounce ? PUBLISH_COPIES : PUBLISH_EVERY))
         xenpv_back_publish(back);
 }
 
