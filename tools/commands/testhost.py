@@ -41,7 +41,7 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def built(session: Session, release: str, directory: Path | None, qdisk: bool) -> Host:
     """The host that is meant; it is built if it is not there."""
-    from ..testhost.build import build, need_programs, RUN_PROGRAMS
+    from ..testhost.build import RUN_PROGRAMS, build, need_programs
     from ..testhost.recipe import Host
 
     host = Host.at(release, directory, qdisk)
@@ -57,10 +57,10 @@ def built(session: Session, release: str, directory: Path | None, qdisk: bool) -
 def build(session: Session, release: str, directory: Path | None, qdisk: bool, again: bool) -> None:
     """Build the host from Debian packages, unless it is there. Needs root."""
     from ..testhost import build as builder
-    from ..testhost.recipe import Host, project_root, requirements
+    from ..testhost.recipe import Host
 
     host = Host.at(release, directory, qdisk)
-    there = host.is_built(requirements(project_root() / "setup.cfg")) and not again
+    there = host.built and not again
     data = {"release": release, "directory": str(host.directory), "built": there or not session.dry_run}
     if session.dry_run:
         session.show(data, f"{host.directory}: {'is there' if there else 'would be built'}")

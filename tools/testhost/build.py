@@ -6,7 +6,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +14,13 @@ from pathlib import Path
 from xenpv.errors import HypervisorError, UsageError
 
 from .ramdisk import Cpio, modules, programs, unpacked_kernel
-from .recipe import DOM0_MODULES, GUEST_MODULES, GUEST_PROGRAMS, INSIDE, Host, project_root, requirements
+from .recipe import DOM0_MODULES, GUEST_MODULES, GUEST_PROGRAMS, INSIDE, Host
 
-__all__ = ["build", "need_programs"]
+__all__ = ["RUN_PROGRAMS", "build", "mirror", "need_programs", "network_environment"]
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 IMAGE_SIZE = "6G"  # sparse
+KEPT = 4  # hosts of a release
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 BUILD_PROGRAMS = {"debootstrap": "debootstrap", "unshare": "util-linux", "mke2fs": "e2fsprogs"}
@@ -58,65 +58,65 @@ def build(host: Host, say: Say, again: bool = False) -> None:
 
     Raises UsageError where it cannot be built here, HypervisorError where it went wrong (with where the log is).
     """
-    needed = requirements(project_root() / "setup.cfg")
-    if host.is_built(needed) and not again:
+    if host.built and not again:
         return
     if os.geteuid():
         raise UsageError(f"there is no test host in {host.directory}, and only root can build one: run "
                          "`xenpv testhost build` as root with the same --dir")
-    need_programs(BUILD_PROGRAMS, say)
+    need_programs(BUILD_PROGRAMS | RUN_PROGRAMS, say)
     host.directory.parent.mkdir(parents=True, exist_ok=True)
     with _lock(host, say):
-        if host.is_built(needed) and not again:
+        if host.built and not again:
             return
         started = time.monotonic()
         say(f"building the test host in {host.directory}: a few minutes, about 2 GB, once")
-        for left in host.directory.parent.glob(f".{host.directory.name}-*"):
+        for left in host.directory.parent.glob(".*.new"):
             shutil.rmtree(left)
-        work = Path(tempfile.mkdtemp(prefix=f".{host.directory.name}-", dir=host.directory.parent))
+        work = host.directory.with_name(f".{host.directory.name}.new")
+        work.mkdir()
         try:
-            _build(host, needed, work, say)
+            _build(host, work, say)
         except BaseException:
-            _keep_log(host, work)
+            if (work / "build.log").exists():
+                shutil.move(work / "build.log", _log(host))
             shutil.rmtree(work)
             raise
-        (work / "key").write_text(host.key(needed))
-        work.chmod(0o755)
-        # Whoever runs the old one has its files open.
-        old = host.directory.with_name(f".{host.directory.name}-old")
-        if host.directory.exists():
-            host.directory.rename(old)
+        # Whoever runs an old one has its files open.
+        shutil.rmtree(host.directory, ignore_errors=True)
         work.rename(host.directory)
-        shutil.rmtree(old, ignore_errors=True)
+        _forget_old(host)
         say(f"the test host is built, in {time.monotonic() - started:.0f} s")
+
+
+def _forget_old(host: Host) -> None:
+    """Hosts of older recipes, but for the newest ones: another working tree may use them."""
+    built = sorted((path for path in host.directory.parent.iterdir() if (path / "dom0.img").exists()),
+                   key=lambda path: path.stat().st_mtime)
+    for path in built[:-KEPT]:
+        shutil.rmtree(path)
 
 
 @contextmanager
 def _lock(host: Host, say: Say) -> Iterator[None]:
-    """One build at a time."""
-    with host.directory.with_suffix(".lock").open("w") as file:
+    """One build of a release at a time."""
+    with (host.directory.parent / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another build of the same host")
+            say("waiting for another build")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _log(host: Host) -> Path:
-    return host.directory.with_suffix(".log")
+    return host.directory.parent / "build.log"
 
 
-def _keep_log(host: Host, work: Path) -> None:
-    if (work / "build.log").exists():
-        shutil.move(work / "build.log", _log(host))
-
-
-def _build(host: Host, needed: list[str], work: Path, say: Say) -> None:
+def _build(host: Host, work: Path, say: Say) -> None:
     root = work / "root"
     settings = {"suite": host.release, "mirror": mirror(), "root": str(root), "packages": " ".join(host.packages),
-                "requirements": " ".join(needed)}
-    _logged(host, ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", str(INSIDE / "rootfs.sh")],
+                "requirements": " ".join(host.requirements)}
+    _logged(host, unshared(INSIDE / "rootfs.sh"),
             network_environment(dict(os.environ)) | settings, work / "build.log", say)
     say("ramdisks and dom0's disk")
     release = (work / "kernel-release").read_text().strip()
@@ -131,7 +131,7 @@ def _build(host: Host, needed: list[str], work: Path, say: Say) -> None:
     dom0.file("bin/busybox", busybox, executable=True)
     dom0.file("init", (INSIDE / "dom0-ramdisk-init").read_bytes(), executable=True)
     modules(dom0, root, release, DOM0_MODULES)
-    (work / "ramdisk").write_bytes(dom0.bytes())
+    (work / "ramdisk").write_bytes(dom0.content())
 
     guest = Cpio()
     for folder in ("proc", "sys", "dev", "mnt", "tmp"):
@@ -139,11 +139,16 @@ def _build(host: Host, needed: list[str], work: Path, say: Say) -> None:
     guest.file("bin/busybox", busybox, executable=True)
     modules(guest, root, release, GUEST_MODULES)
     programs(guest, root, GUEST_PROGRAMS)
-    (root / "boot/testhost/guest-modules.cpio").write_bytes(guest.bytes())
+    (root / "boot/testhost/guest-modules.cpio").write_bytes(guest.content())
 
     _logged(host, ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(work / "dom0.img"), IMAGE_SIZE],
             {"PATH": os.environ.get("PATH", "") + ":" + SBIN}, work / "build.log", say)
     shutil.rmtree(root)
+
+
+def unshared(script: Path) -> list[str]:
+    """Runs a shell script in namespaces of its own: its mounts and processes end with it."""
+    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", str(script)]
 
 
 def _logged(host: Host, argv: list[str], environment: dict[str, str], log: Path, say: Say) -> None:

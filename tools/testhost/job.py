@@ -23,6 +23,7 @@ __all__ = ["Job", "build_wheel", "make_disk", "make_job_disk"]
 
 SOURCES = ["xenpv", "xenpv_backend", "xenpv_frontend", "tools", "setup.cfg", "setup.py", "pyproject.toml", "README.md",
            "LICENSE", "MANIFEST.in", "CHANGELOG.md"]
+KEPT_WHEELS = 8
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.so", "_core.c", "*.egg-info")
 _OWN = ".testhost"  # on the job's disk
 
@@ -88,12 +89,13 @@ def build_wheel(root: Path, cache: Path) -> Path:
             reason = next((line.strip() for line in lines if "error:" in line.lower() and "subprocess" not in line),
                           lines[-1] if lines else "pip said nothing")
             raise HypervisorError(f"the wheel of {root} was not built: {reason}")
-        for old in cache.iterdir():
-            if not old.name.startswith("."):
-                shutil.rmtree(old, ignore_errors=True)
-        kept.mkdir()
+        # Another working tree may be about to read one that is not much older.
+        others = sorted((path for path in cache.iterdir() if not path.name.startswith(".")), key=lambda it: it.stat().st_mtime)
+        for old in others[:-KEPT_WHEELS]:
+            shutil.rmtree(old, ignore_errors=True)
         wheel = next((work / "out").glob("*.whl"))
-        return Path(shutil.move(wheel, kept / wheel.name))
+        kept.mkdir(exist_ok=True)
+        return wheel.replace(kept / wheel.name)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -121,7 +123,7 @@ def make_job_disk(image: Path, job: Job, host: Host, wheel: Path) -> None:
         (own / "job").write_text(job.settings(host.release))
         guest = Cpio()
         guest.file("init", (INSIDE / "guest-init").read_bytes(), executable=True)
-        (own / "guest.cpio").write_bytes(guest.bytes())
+        (own / "guest.cpio").write_bytes(guest.content())
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(own / "site")
         shutil.copy(wheel, own)
@@ -133,7 +135,8 @@ def make_job_disk(image: Path, job: Job, host: Host, wheel: Path) -> None:
 
 def make_disk(image: Path, mib: int, tree: Path | None = None) -> None:
     """An ext4 image of `mib` MiB, sparse, without a journal: what was synced is there, however dom0 ended."""
-    done = subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal", *(["-d", str(tree)] if tree else []),
+    content = ["-d", str(tree)] if tree else []
+    done = subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal", *content,
                            str(image), f"{mib}M"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           env={"PATH": SBIN + ":/usr/bin:/bin"})
     if done.returncode:

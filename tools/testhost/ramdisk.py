@@ -37,7 +37,7 @@ class Cpio:
         self.folder(path.rpartition("/")[0])
         self._entry(path, stat.S_IFREG | (0o755 if executable else 0o644), content)
 
-    def bytes(self) -> bytes:
+    def content(self) -> bytes:
         """The whole archive, so that another one may follow it."""
         end = Cpio()
         end._entry("TRAILER!!!", 0, b"")

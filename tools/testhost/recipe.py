@@ -33,7 +33,9 @@ GUEST_MODULES = ["xen_blkfront", "ext4", "overlay"]
 GUEST_PROGRAMS = ["/sbin/mkfs.ext4", "/sbin/e2fsck"]
 
 # What makes the host; the rest of `inside` goes to the job's disk.
-_BUILD_FILES = ["build.py", "ramdisk.py", "recipe.py", "inside/rootfs.sh", "inside/dom0-ramdisk-init"]
+_BUILD_FILES = ["ramdisk.py", "inside/rootfs.sh", "inside/dom0-ramdisk-init"]
+_LAYOUT = "1"
+"""Another number for what else changes in build.py."""
 
 
 def default_directory() -> Path:
@@ -59,37 +61,33 @@ def requirements(setup_cfg: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Host:
-    """One built host: its release, and the directory that holds it."""
+    """One host: a release, and the directory that holds it, named after a digest of all that decides what is built.
+
+    So that two working trees with different recipes do not build over each other's host.
+    """
 
     release: str
     directory: Path
-    qdisk: bool = False
+    packages: list[str]
+    requirements: list[str]
 
     @classmethod
-    def at(cls, release: str, directory: Path | None, qdisk: bool = False) -> Host:
+    def at(cls, release: str, directory: Path | None = None, qdisk: bool = False) -> Host:
         """The host of `release` in its folder of `directory`. Raises UsageError."""
         if release not in RELEASES:
             raise UsageError(f"{release} is no release of the test host: it is {' or '.join(RELEASES)}")
-        name = f"{release}-qdisk" if qdisk else release
-        return cls(release, (directory or default_directory()).absolute() / name, qdisk)
-
-    @property
-    def packages(self) -> list[str]:
-        return PACKAGES + (QDISK_PACKAGES if self.qdisk else [])
-
-    def key(self, needed: list[str]) -> str:
-        """A digest of all that decides what is built; `needed` is what pip installs."""
-        digest = hashlib.sha256("\0".join([self.release, *self.packages, "", *needed]).encode())
+        packages = PACKAGES + (QDISK_PACKAGES if qdisk else [])
+        needed = requirements(project_root() / "setup.cfg")
+        digest = hashlib.sha256("\0".join([_LAYOUT, release, *packages, "", *needed]).encode())
         for name in _BUILD_FILES:
             digest.update(b"\0" + (HERE / name).read_bytes())
-        return digest.hexdigest()
+        return cls(release, (directory or default_directory()).absolute() / release / digest.hexdigest()[:12],
+                   packages, needed)
 
-    def is_built(self, needed: list[str]) -> bool:
-        """Whether it is there, whole, and from this very recipe."""
-        try:
-            return (self.directory / "key").read_text() == self.key(needed)
-        except OSError:
-            return False
+    @property
+    def built(self) -> bool:
+        """Whether it is there, and whole."""
+        return self.image.exists()
 
     @property
     def hypervisor(self) -> Path:
