@@ -88,7 +88,8 @@ class Grants(Protocol):
     def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:
         """Map `domid`'s granted pages in the order given. All or nothing.
 
-        Raises GrantError with Xen's status: -2 no such domain, -3 not granted, -8 granted to another or read-only.
+        Raises GrantError with Xen's status: -2 no such domain, -3 no such reference, -8 granted read-only. A reference that
+        was not granted, or to another, is -1 on Xen and -3 or -8 on the emulated Xen.
         """
         ...
 

@@ -121,15 +121,17 @@ class Line:
         self.node = f"/local/domain/{domid}/{NODE}"
         self.seq = 0
         self.watch = store.watch(f"{self.node}/reply")
-        self._await(0)
+        self.seq = self._await(0)["seq"]
 
     def _await(self, seq: int) -> dict[str, Any]:
         while True:
-            if self.store.exists(f"{self.node}/reply"):
-                answer: dict[str, Any] = json.loads(self.store.read(f"{self.node}/reply"))
-                if answer["seq"] == seq:
-                    return answer
             assert self.watch.wait(PATIENCE) is not None, f"the agent does not answer call {seq}"
+            try:
+                answer: dict[str, Any] = json.loads(self.store.read(f"{self.node}/reply"))
+            except errors.NoEntryError:
+                continue  # it is not up yet
+            if answer["seq"] == seq or seq == 0:
+                return answer
 
     def call(self, verb: str, *args: Any, id: int = 0) -> Any:
         self.seq += 1

@@ -108,11 +108,12 @@ class Mapper:
     refuse.
     """
 
-    def __init__(self, open_core: Callable[[], Core], trouble: str) -> None:
+    def __init__(self, open_core: Callable[[], Core], trouble: str, kind: type[MappedPages] = MappedPages) -> None:
         self.lock = threading.Lock()
         self.mapped: set[MappedPages] = set()
         self._open_core = open_core
         self._trouble = trouble
+        self._kind = kind
         self._core: Core | None = None
         self._closed = False
 
@@ -136,7 +137,7 @@ class Mapper:
             pages = lib.xenpv_map_new(self.core.handle, domid, list(refs), len(refs), writable, status)
             error = ffi.errno
             if pages:
-                mapped = MappedPages(self, pages, len(refs) * PAGE_SIZE, writable)
+                mapped = self._kind(self, pages, len(refs) * PAGE_SIZE, writable)
                 self.mapped.add(mapped)
                 return mapped
         what = f"cannot map grant {refs[0]}{'...' if len(refs) > 1 else ''} of domain {domid}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from xenpv.core import ffi, lib
-from xenpv.domain import Store
-from xenpv.errors import ClosedError, HypervisorError, StoreError, UsageError
+from xenpv.domain import EventChannel, Store
+from xenpv.errors import ClosedError, GrantError, HypervisorError, StoreError, UsageError
 from xenpv.store import XenStore
 
 from ..mapping import Core, MappedPages, Mapper
@@ -25,6 +26,22 @@ def open_core() -> Core:
     if not handle:
         raise GNTDEV.unusable(error[0])
     return Core(handle)
+
+
+class XenMappedPages(MappedPages):
+    """MappedPages of real Xen."""
+
+    def on_unmap(self, *, clear: int | None = None, notify: EventChannel | None = None) -> None:
+        """What the kernel does when these pages are unmapped, also when this process dies: see XenSharedPages.on_unmap.
+
+        Raises GrantError, also for `clear` on pages that are mapped read-only; ValueError.
+        """
+        with self._owner.lock:
+            self._at(clear or 0, 1)
+            result = lib.xenpv_xen_map_notify(self._owner.core.handle, self._map, clear or 0, clear is not None,
+                                              notify is not None, notify.port if notify else 0)
+        if result:
+            raise GrantError(f"cannot have the kernel act when pages are unmapped ({os.strerror(-result)})")
 
 
 class XenGrants:
@@ -56,7 +73,7 @@ class XenDomain:
                                   "XENPV_HYPERVISOR=emulated: and start it with `xenpv emu up`")
         self._uri = uri
         self._sharing = Sharing()
-        self._mapper = Mapper(open_core, "is the reference right, and enough memory free?")
+        self._mapper = Mapper(open_core, "is enough memory free?", XenMappedPages)
         self._grants = XenGrants(self._sharing, self._mapper)
         self._events = Channels()
         self._store: XenStore | None = None
