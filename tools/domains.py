@@ -37,6 +37,9 @@ class DomainInfo:
 class Domains:
     """The domains of the emulated Xen in the run directory `run`. Every call may raise HypervisorError."""
 
+    xen = False
+    """A real Xen: xl makes and ends the domains, and the kernel has a backend of its own."""
+
     def __init__(self, run: Path) -> None:
         self.run = run
 
@@ -99,10 +102,11 @@ def emulated_run_directory(uri: str) -> Path:
 
 
 def open_domains(uri: str) -> Domains:
-    """The domains of the hypervisor `uri`. Raises UsageError; HypervisorError for one that this version has not."""
+    """The domains of the hypervisor `uri`. Raises UsageError."""
     if uri.startswith("emulated:"):
         return Domains(emulated_run_directory(uri))
     if uri.startswith("xen:"):
-        raise HypervisorError("this version makes and lists domains on the emulated Xen only: set "
-                              "XENPV_HYPERVISOR=emulated: and start it with `xenpv emu up`")
+        from .xl import XlDomains
+
+        return XlDomains()
     raise UsageError(f"unknown hypervisor {uri!r}: say xen: or emulated:DIRECTORY")

@@ -19,12 +19,12 @@ from typing import Any, Final, TypeVar
 
 from xenpv.domain import Store, Transaction
 from xenpv.errors import DeviceError, HypervisorError, NoEntryError, RemoteProtocolError
-from xenpv.xenbus import MAX_DOMID, VbdNodes, VbdPlace, XenbusState, parse_state, vdev_name, vdev_number
+from xenpv.xenbus import HANDOVER, MAX_DOMID, VbdNodes, VbdPlace, XenbusState, parse_state, vdev_name, vdev_number
 
 from .output import printable
 
-__all__ = ["ATTACH_TIMEOUT", "DETACH_TIMEOUT", "FORCE_TIMEOUT", "Vbd", "attach", "close_all", "detach", "find_vbd",
-           "list_vbds", "prune", "wait_state"]
+__all__ = ["ATTACH_TIMEOUT", "DETACH_TIMEOUT", "FORCE_TIMEOUT", "Vbd", "attach", "attach_on_xen", "close_all",
+           "count_ours", "detach", "find_vbd", "is_ours", "list_vbds", "prune", "wait_state"]
 
 ATTACH_TIMEOUT: Final = 10.0
 """Seconds that a backend may take to offer the disk (LIBXL_INIT_TIMEOUT)."""
@@ -32,6 +32,9 @@ DETACH_TIMEOUT: Final = 10.0
 """Seconds that a backend may take to close (LIBXL_DESTROY_TIMEOUT)."""
 FORCE_TIMEOUT: Final = 2.0
 """The same where the answer does not matter."""
+
+OUR_ADVERT: Final = "feature-xenpv-notify-flag"
+"""Written by our backend whether it offers the flag or not, and by no other."""
 
 T = TypeVar("T")
 _TAKEN: Final = frozenset({XenbusState.INIT_WAIT, XenbusState.INITIALISED, XenbusState.CONNECTED})
@@ -90,11 +93,12 @@ def wait_state(store: Store, path: str, wanted: Collection[XenbusState], timeout
 
 
 def attach(store: Store, place: VbdPlace, nodes: VbdNodes, *, timeout: float = ATTACH_TIMEOUT,
-           connected: float | None = None) -> None:
+           connected: float | None = None, offered: Callable[[], None] = lambda: None) -> None:
     """Write `nodes` and wait until a backend has taken the vbd; with `connected`, so many seconds for the guest too.
 
     Raises HypervisorError without the domain and DeviceError when there is such a vbd already, when no backend takes
-    it, or it refuses: then the nodes are gone again.
+    it, or it refuses: then the nodes are gone again. So they are when `offered()` raises, which is called before the
+    guest is waited for.
     """
     name = f"{vdev_name(place.devid)} of domain {place.frontend_domid}"
 
@@ -115,6 +119,7 @@ def attach(store: Store, place: VbdPlace, nodes: VbdNodes, *, timeout: float = A
         state = wait_state(store, place.backend, _TAKEN | _REFUSED, timeout)
         if state not in _TAKEN:
             raise DeviceError(f"{name}: {_why_not(store, place, state, timeout)}")
+        offered()
     except BaseException:
         _remove_vbd(store, place)
         raise
@@ -123,6 +128,38 @@ def attach(store: Store, place: VbdPlace, nodes: VbdNodes, *, timeout: float = A
         if state != XenbusState.CONNECTED:
             raise DeviceError(f"{name} is attached, and not connected after {connected:g} s (backend {state.name}): "
                               "does the guest use it?")
+
+
+def attach_on_xen(store: Store, place: VbdPlace, nodes: Callable[..., VbdNodes], *, timeout: float = ATTACH_TIMEOUT,
+                  connected: float | None = None) -> None:
+    """attach() where the kernel has a backend too; `nodes` is vbd_nodes with all but the states and the handover.
+
+    The kernel's backend passes over a node that is not Initialising, and a guest over a device that is not. So ours
+    starts in InitWait, and the guest sees its device when our backend's adverts stand there. Raises as attach() does.
+    """
+    def let_guest_see() -> None:
+        if not _wait_offered(store, place, timeout):
+            state = _state(store, place.backend)
+            shown = XenbusState.INITIALISING if state == XenbusState.INIT_WAIT else state
+            raise DeviceError(f"{vdev_name(place.devid)} of domain {place.frontend_domid}: "
+                              f"{_why_not(store, place, shown, timeout)}")
+        store.write(f"{place.frontend}/state", str(int(XenbusState.INITIALISING)))
+
+    attach(store, place, nodes(backend_state=XenbusState.INIT_WAIT, frontend_state=XenbusState.RECONFIGURED,
+                               handover=True), timeout=timeout, connected=connected, offered=let_guest_see)
+
+
+def _wait_offered(store: Store, place: VbdPlace, timeout: float) -> bool:
+    """Whether our backend's adverts stand within `timeout` seconds; False also when it refused."""
+    deadline = time.monotonic() + timeout
+    with store.watch(place.backend, depth=1) as watch:
+        while True:
+            if store.exists(f"{place.backend}/{OUR_ADVERT}"):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0 or _state(store, place.backend) not in _TAKEN:
+                return False
+            watch.wait(left)
 
 
 def _why_not(store: Store, place: VbdPlace, state: XenbusState, timeout: float) -> str:
@@ -253,6 +290,18 @@ def _look(store: Store, place: VbdPlace) -> Vbd:
     return Vbd(place, state(place.backend), state(place.frontend), word(f"{place.backend}/mode") or "r",
                word(f"{place.backend}/params") or "", word(f"{place.frontend}/ring-ref"),
                word(f"{place.frontend}/event-channel"))
+
+
+def is_ours(store: Store, place: VbdPlace) -> bool:
+    """Whether a vbd on a real Xen was handed to a backend of ours. Anything else is xl's to take away."""
+    return _or_none(lambda: store.read(f"{place.backend}/{HANDOVER}")) == b"1"
+
+
+def count_ours(store: Store, backend_domid: int = 0) -> int:
+    """How many vbds on a real Xen were handed to a backend of ours."""
+    top = f"/local/domain/{backend_domid}/backend/vbd"
+    return sum(_or_none(lambda: store.read(f"{top}/{domid}/{devid}/{HANDOVER}")) == b"1"
+               for domid in _names(store, top) for devid in _names(store, f"{top}/{domid}"))
 
 
 def find_vbd(store: Store, domid: int, device: str) -> VbdPlace:

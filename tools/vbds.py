@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from xenpv.domain import Store
@@ -22,6 +23,18 @@ from .session import Session
 __all__ = ["Attachment", "check_target", "prepare", "warn_without_backend"]
 
 OUR_SCRIPT = "block-xenpv"
+SCRIPTS = Path("/etc/xen/scripts")
+"""Where xl looks for the scripts of disks (XEN_SCRIPT_DIR)."""
+
+
+def script_for_xl() -> str:
+    """The script that xl is to run when it takes a disk of ours away.
+
+    Ours leaves nothing to do then, so where it is not installed any program that succeeds will do; without one, xl
+    complains of every such disk.
+    """
+    ours = SCRIPTS / OUR_SCRIPT
+    return str(ours) if os.access(ours, os.X_OK) else "/bin/true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +44,20 @@ class Attachment:
     spec: DiskSpec
     target: str
     backend_domid: int = 0
+    xen: bool = False
+    """On a real Xen: kept from the kernel's backend."""
 
     def attach(self, store: Store, domid: int, *, connected: float | None = None) -> VbdPlace:
         """Give it to the domain. Raises DeviceError, HypervisorError (toolstack.attach)."""
         spec = self.spec
         place = VbdPlace(self.backend_domid, domid, vdev_number(spec.vdev))
-        nodes = vbd_nodes(place, writable=spec.writable, params=self.target, removable=spec.cdrom,
-                          device_type="cdrom" if spec.cdrom else "disk", trusted=spec.trusted is not False,
-                          discard_enable=spec.discard, script=spec.script)
-        toolstack.attach(store, place, nodes, connected=connected)
+        nodes = partial(vbd_nodes, place, writable=spec.writable, params=self.target, removable=spec.cdrom,
+                        device_type="cdrom" if spec.cdrom else "disk", trusted=spec.trusted is not False,
+                        discard_enable=spec.discard)
+        if self.xen:
+            toolstack.attach_on_xen(store, place, partial(nodes, script=script_for_xl()), connected=connected)
+        else:
+            toolstack.attach(store, place, nodes(script=spec.script), connected=connected)
         return place
 
 
@@ -70,11 +88,11 @@ def _prepare(spec: DiskSpec, domains: Domains) -> Attachment:
         raise UsageError(f"{spec.vdev}: backendtype={spec.backendtype or ''} specification={spec.specification or ''} "
                          "is another backend's disk: leave both out")
     if spec.script not in (None, OUR_SCRIPT):
-        raise UsageError(f"{spec.vdev}: script={spec.script} cannot run on the emulated Xen: leave it out")
+        raise UsageError(f"{spec.vdev}: script={spec.script} is another backend's: leave it out")
     backend = 0 if spec.backend is None else domains.find(spec.backend).domid
     # The files of another domain are not ours to look at.
     target = check_target(str(spec.target), spec.writable) if backend == 0 else str(spec.target)
-    return Attachment(spec, target, backend)
+    return Attachment(spec, target, backend, domains.xen)
 
 
 def check_target(target: str, writable: bool) -> str:

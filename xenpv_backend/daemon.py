@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
-from xenpv.xenbus import VbdPlace
+from xenpv.xenbus import HANDOVER, VbdPlace
 
 from . import log
 from .connection import Connector
@@ -33,9 +33,6 @@ from .pool import ServicePool
 from .queue import Queue
 from .rundir import BackendDirectory
 from .watcher import Watcher
-
-SCRIPT = "block-xenpv"
-"""The name of the hotplug script by which a toolstack on Xen says that a disk is ours."""
 
 
 class Loop:
@@ -102,11 +99,9 @@ class Backend:
             LOGGER.info("removed what was left of disks that are gone: %s", ", ".join(stale))
 
     def _is_offered(self, place: VbdPlace) -> bool:
-        """On the emulated Xen there is no other backend; on Xen the kernel's is, and the script's name tells them."""
-        if self._domain.uri.startswith("emulated:"):
-            return True
-        script = read(self._store, f"{place.backend}/script") or b""
-        return script.rpartition(b"/")[2].split(b" ")[0] == SCRIPT.encode()
+        """On the emulated Xen there is no other backend; on Xen the kernel's is, until the vbd is handed over."""
+        return (self._domain.uri.startswith("emulated:")
+                or read(self._store, f"{place.backend}/{HANDOVER}") == b"1")
 
     def serve(self) -> None:
         """Until stop(). Raises StoreConnectionError when the store is gone for good."""

@@ -17,10 +17,13 @@ from .records import BackendAdverts
 from .states import XenbusState
 from .vdev import MAX_VDEV, vdev_name
 
-__all__ = ["BackendNode", "Directory", "FrontendNode", "MAX_DOMID", "VbdNodes", "VbdPlace", "vbd_nodes"]
+__all__ = ["BackendNode", "Directory", "FrontendNode", "HANDOVER", "MAX_DOMID", "VbdNodes", "VbdPlace", "vbd_nodes"]
 
 MAX_DOMID: Final = 0x7ff0 - 1
 """The last domid before the reserved ones (DOMID_FIRST_RESERVED, xen.h)."""
+
+HANDOVER: Final = "xenpv-handover"
+"""The key of a backend's node, "1", by which the toolstack says that it is xenpv's to serve and not the kernel's."""
 
 _DOMID: Final = Number(0, MAX_DOMID)
 _WORD: Final = Text(64)
@@ -89,6 +92,8 @@ class BackendNode(Record):
     hotplug_status: str | None = key("hotplug-status", _WORD, None)
     physical_device: str | None = key("physical-device", _WORD, None)
     physical_device_path: str | None = key("physical-device-path", TEXT, None)
+    handover: bool | None = key(HANDOVER, FLAG, None)
+    """On a real Xen, where the kernel has a backend too: the vbd is given to xenpv's."""
 
     @property
     def read_only(self) -> bool:
@@ -155,22 +160,24 @@ def vbd_nodes(place: VbdPlace, *, writable: bool, params: str = "", type: str = 
               removable: bool = False, bootable: bool = True, trusted: bool = True, discard_enable: bool | None = None,
               script: str | None = None, specification: str | None = "xen",
               backend_state: XenbusState = XenbusState.INITIALISING,
-              adverts: BackendAdverts | None = None) -> VbdNodes:
+              adverts: BackendAdverts | None = None, handover: bool | None = None,
+              frontend_state: XenbusState = XenbusState.INITIALISING) -> VbdNodes:
     """The directories of a new vbd at `place`.
 
     With `backend_state` InitWait, which keeps the kernel's own backend away from the node, the guest may read the
-    adverts at once: pass them as `adverts`.
+    adverts at once: pass them as `adverts`, or keep the guest waiting with a `frontend_state` that it does not act on.
     """
     backend = BackendNode(
         frontend=place.frontend, frontend_id=place.frontend_domid, online=True, mode="w" if writable else "r",
         params=params, type=type, device_type=device_type, dev=vdev_name(place.devid), removable=removable,
-        bootable=bootable, discard_enable=discard_enable, specification=specification, script=script)
+        bootable=bootable, discard_enable=discard_enable, specification=specification, script=script,
+        handover=handover)
     frontend = FrontendNode(place.backend, place.backend_domid, place.devid, device_type, trusted)
     state = {"state": str(int(backend_state))}
     offered = {} if adverts is None else adverts.to_keys()
     return VbdNodes(
         Directory(place.frontend, (f"n{place.frontend_domid}", f"r{place.backend_domid}"),
-                  {**frontend.to_keys(), "state": str(int(XenbusState.INITIALISING))}),
+                  {**frontend.to_keys(), "state": str(int(frontend_state))}),
         Directory(place.backend, (f"n{place.backend_domid}", f"r{place.frontend_domid}"),
                   {**backend.to_keys(), **offered, **state}),
         Directory(place.libxl, ("n0",),
