@@ -1,0 +1,51 @@
+# xenpv's own verbs on Xen: create, list, domid, block-attach to a running guest, block-list, block-detach, destroy.
+. ./host.sh
+truncate -s 24M /tmp/a.img
+truncate -s 16M /tmp/b.img
+start_backend
+
+say "create"
+guest_config own guest_hot.sh 'disk = ["/tmp/a.img,raw,xvda,w"]'
+if xenpv create /tmp/own.cfg 'disk=["/tmp/missing.img,raw,xvda,w"]' 2>/tmp/error; then die "a missing image was taken"; fi
+grep -q "missing.img" /tmp/error || die "the error does not name the image"
+[ "$(wc -l </tmp/error)" = 1 ] || die "the error has several lines"
+gone own || die "a domain is left"
+xenpv create /tmp/own.cfg
+domid=$(xenpv domid own)
+xenpv list
+xenpv list own | grep -q "own *$domid" || die "not listed"
+xenpv uptime own
+guest_says own "guest: reading" 120
+[ -z "$(ls /sys/bus/xen-backend/devices | grep vbd || true)" ] || die "the kernel's backend has taken the disk"
+
+say "attach and detach while it runs"
+xenpv block-attach --wait 30 own /tmp/b.img,,xvdb
+guest_says own "guest: xvdb written" 60
+xenpv block-list -v own
+xl block-list own | grep -q 51728 || die "xl does not list it"
+xenpv block-detach own xvdb
+guest_says own "guest: xvdb gone" 60
+[ "$(head -c 1048576 /tmp/b.img | tr -d X | wc -c)" = 0 ] || die "xvdb's image is not what the guest wrote"
+[ "$(xenpv block-list --json own | grep -c '"vdev"')" = 1 ] || die "one disk should be left"
+
+say "destroy under I/O"
+! said own "guest: xvda failed" || die "the guest saw an error"
+no_guest_errors own
+xenpv destroy own
+gone own || die "the domain is left"
+until_true 20 nodes_gone || die "nodes are left"
+
+say "a disk that xl attached by itself is xl's to take away, and the kernel still serves it"
+guest_config kernels guest_hot.sh
+xl create -q -p /tmp/kernels.cfg
+xl block-attach kernels "phy:$(losetup -f --show /tmp/a.img),xvda,w"
+xenpv backend status
+[ -n "$(ls /sys/bus/xen-backend/devices | grep vbd || true)" ] || die "the kernel's backend has no disk"
+xl unpause kernels
+guest_says kernels "guest: reading" 120
+xenpv block-detach kernels xvda
+xenpv destroy kernels
+losetup -D
+stop_backend
+nothing_left
+say "passed"
