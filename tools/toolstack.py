@@ -139,10 +139,8 @@ def attach_on_xen(store: Store, place: VbdPlace, nodes: Callable[..., VbdNodes],
     """
     def let_guest_see() -> None:
         if not _wait_offered(store, place, timeout):
-            state = _state(store, place.backend)
-            shown = XenbusState.INITIALISING if state == XenbusState.INIT_WAIT else state
             raise DeviceError(f"{vdev_name(place.devid)} of domain {place.frontend_domid}: "
-                              f"{_why_not(store, place, shown, timeout)}")
+                              f"{_why_not(store, place, _state(store, place.backend), timeout)}")
         store.write(f"{place.frontend}/state", str(int(XenbusState.INITIALISING)))
 
     attach(store, place, nodes(backend_state=XenbusState.INIT_WAIT, frontend_state=XenbusState.RECONFIGURED,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,38 @@ def test_what_a_guest_put_there_before_is_gone(uri: str, store: Store, place: Vb
     with backend_double(uri, WILLING):
         attach(store, place)
     assert not store.exists(f"{place.frontend}/ring-ref")
+
+
+def attach_on_xen(store: Store, place: VbdPlace, timeout: float = 10) -> None:
+    toolstack.attach_on_xen(store, place, partial(vbd_nodes, place, writable=True, params="/a.img", script="/bin/true"),
+                            timeout=timeout)
+
+
+def test_on_xen_the_guest_sees_its_device_when_the_adverts_stand(uri: str, store: Store, place: VbdPlace) -> None:
+    seen: list[tuple[bytes, ...]] = []
+
+    def offer() -> None:
+        with open_domain(uri) as domain, domain.store.watch(f"{place.backend}/state") as watch:
+            while not domain.store.exists(f"{place.backend}/state"):
+                assert watch.wait(10)
+            seen.append(tuple(domain.store.read(path) for path in (
+                f"{place.backend}/state", f"{place.backend}/xenpv-handover", f"{place.frontend}/state")))
+            domain.store.write(f"{place.backend}/feature-xenpv-notify-flag", "0")
+
+    backend = threading.Thread(target=offer)
+    backend.start()
+    attach_on_xen(store, place)
+    backend.join()
+    assert seen == [(b"2", b"1", b"8")]
+    assert store.read(f"{place.frontend}/state") == b"1"
+    assert toolstack.is_ours(store, place) and toolstack.count_ours(store) == 1
+
+
+def test_on_xen_attach_without_a_backend_fails_and_leaves_nothing(store: Store, place: VbdPlace) -> None:
+    with pytest.raises(DeviceError, match="no backend took it .*xenpv backend run"):
+        attach_on_xen(store, place, NEVER)
+    assert nothing_left(store, place)
+    assert toolstack.count_ours(store) == 0
 
 
 def test_detach_asks_the_backend_and_leaves_nothing(uri: str, store: Store, place: VbdPlace) -> None:
