@@ -64,6 +64,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "This machine": {
         "selftest": "Try: the contract checks on this hypervisor.",
         "doctor": "Look: what is missing here, and the mend.",
+        "host": "What stock xl needs on a Xen host: install, uninstall.",
         "testhost": "A real Xen host in QEMU: build, run, shell.",
     },
 }
