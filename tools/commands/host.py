@@ -47,9 +47,9 @@ def install(session: Session) -> None:
 
 
 @command.command()
-@verb(dry_run=True, force=True)
+@verb(dry_run=True, force="Also when disks are on our backend: they wait for the next one.")
 def uninstall(session: Session) -> None:
-    """Remove them again. Disks that are in use would stand still, so they are refused without -f."""
+    """Remove them again. Disks that are in use would stand still: then it is refused."""
     files = host_files(command=service_command())
     served = _served(session)
     if session.dry_run:
