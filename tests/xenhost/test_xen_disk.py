@@ -32,7 +32,7 @@ def kernel_drivers() -> list[str]:
 def attached(dom0: Domain, image: Path) -> Iterator[VbdPlace]:
     """A vbd of dom0 for dom0, and none of its nodes afterwards."""
     place = VbdPlace(0, 0, DEVID)
-    nodes = vbd_nodes(place, writable=True, params=str(image), script="block-xenpv")
+    nodes = vbd_nodes(place, writable=True, params=str(image), script="block-xenpv", handover=True)
 
     def write(transaction: Transaction) -> None:
         for node in (nodes.frontend, nodes.backend):
