@@ -58,6 +58,14 @@ class Loop:
         self._selector.close()
 
 
+def is_offered(domain: Domain, place: VbdPlace) -> bool:
+    """On the emulated Xen there is no other backend; on Xen the kernel's is, until the vbd is handed over.
+
+    Raises StoreError.
+    """
+    return domain.uri.startswith("emulated:") or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1"
+
+
 class Backend:
     """Serves every vbd of `domain` that is offered to it. stop() from any thread; all else from one.
 
@@ -82,7 +90,7 @@ class Backend:
             connector = Connector(domain, self._directory, self._pool, lambda: self.options)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
-                place, self._store, connector, lambda: self.options), takes=self._is_offered)
+                place, self._store, connector, lambda: self.options), takes=lambda place: is_offered(domain, place))
             made.callback(self._watcher.close)
             self._first_turn()
             self._control = Control(self._directory.control, self._loop, {
@@ -97,11 +105,6 @@ class Backend:
         stale = self._directory.remove_stale(self._watcher.devices)
         if stale:
             LOGGER.info("removed what was left of disks that are gone: %s", ", ".join(stale))
-
-    def _is_offered(self, place: VbdPlace) -> bool:
-        """On the emulated Xen there is no other backend; on Xen the kernel's is, until the vbd is handed over."""
-        return (self._domain.uri.startswith("emulated:")
-                or read(self._store, f"{place.backend}/{HANDOVER}") == b"1")
 
     def serve(self) -> None:
         """Until stop(). Raises StoreConnectionError when the store is gone for good."""
