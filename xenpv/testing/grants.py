@@ -10,6 +10,9 @@ from .contract import Check, MakePair, hold, refused, run
 _NOBODY = 0x7FEE
 """A domid that no test gives to anybody."""
 
+_UNUSED = 0x7FFF_0000
+"""A reference that no grant table reaches. Low ones are not free: on Xen a guest's 0 and 1 are its console's and store's."""
+
 _MARK = b"\xa5" * PAGE_SIZE
 
 
@@ -46,7 +49,7 @@ def pages_come_in_the_order_asked(granter: Domain, foreign: Domain) -> None:
 def what_is_not_granted_cannot_be_mapped(granter: Domain, foreign: Domain) -> None:
     """A reference that was never granted, or not yet."""
     with granter.grants.share(foreign.domid) as shared:
-        for ref in (0, shared.refs[0] + 1, shared.refs[0] + 100_000):
+        for ref in (_UNUSED, shared.refs[0] + 100_000, 0xFFFF_FFFF):
             with refused(GrantError, f"grant {ref}, which nobody made, was mapped"):
                 foreign.grants.map(granter.domid, [ref])
 
@@ -98,7 +101,7 @@ def all_or_none_is_mapped(granter: Domain, foreign: Domain) -> None:
     """One bad reference among good ones: nothing is mapped, and the good ones can be ended and used again."""
     with granter.grants.share(foreign.domid, 2) as shared:
         with refused(GrantError, "a map with one bad reference went through"):
-            foreign.grants.map(granter.domid, [*shared.refs, 0])
+            foreign.grants.map(granter.domid, [*shared.refs, _UNUSED])
         with foreign.grants.map(granter.domid, shared.refs) as mapped:
             hold(mapped.read(0, 1) == b"\0", "good references still map after a refusal")
 
