@@ -34,7 +34,8 @@ def report(found: dict[str, Any]) -> str:
         "",
         table(("Guest", "Disk", "", "Bytes", "Speed", "SHA-256, guest and domain 0"), rows, ("Bytes", "Speed")),
         "",
-        f"random reads of 4 KiB, 32 in flight: {load['iops']:,.0f} IOPS, {load['bytes_per_second'] / MIB:,.0f} MiB/s, "
+        f"random reads of 4 KiB, 32 in flight, holes of the image too: {load['iops']:,.0f} IOPS, "
+        f"{load['bytes_per_second'] / MIB:,.0f} MiB/s, "
         f"p50 {load['p50_us']:.0f} us, p99 {load['p99_us']:.0f} us",
         "",
         "notifications per 1,000 requests, 32 in flight, both directions:",
