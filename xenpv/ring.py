@@ -12,9 +12,9 @@ the same verbs inside the core; these classes are for tests, tools and for learn
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
 
@@ -37,7 +37,7 @@ def initialise(memory: memoryview) -> None:
     lib.xenpv_ring_init(ffi.from_buffer("uint8_t[]", memory, require_writable=True))
 
 
-class _Ring:
+class _Ring(Closing):
     """One end of a ring in `memory`, attached as the ring stands. Keep `memory` until close()."""
 
     _back: int
@@ -58,13 +58,6 @@ class _Ring:
         if self._memory is not None:
             ffi.release(self._memory)
             self._memory = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def _open(self) -> Any:
         if self._ring is None:

@@ -19,6 +19,7 @@ from dataclasses import asdict
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
 from xenpv.xenbus import HANDOVER, VbdPlace
@@ -66,7 +67,7 @@ def is_offered(domain: Domain, place: VbdPlace) -> bool:
     return domain.uri.startswith("emulated:") or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1"
 
 
-class Backend:
+class Backend(Closing):
     """Serves every vbd of `domain` that is offered to it. stop() from any thread; all else from one.
 
     `rundir` is the run directory of DESIGN's command line. Raises UsageError, StorageError, StoreError.
@@ -138,13 +139,6 @@ class Backend:
         """When the hypervisor is gone, so is every vbd, and nobody will need its files."""
         if self._host_gone:
             self._directory.remove_stale([])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     # The control socket's verbs.
 

@@ -10,9 +10,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from xenpv.closing import Closing
 from xenpv.errors import ClosedError, RemoteProtocolError
 from xenpv.wire.blkif import Status
 
@@ -130,7 +130,7 @@ class PythonServer:
                 done.set()
 
 
-class ServicePool:
+class ServicePool(Closing):
     """Distributes queues over threads. For the main thread alone.
 
     `on_halt` is called in a service thread for a queue whose frontend broke the ring's rules; it must not block.
@@ -196,10 +196,3 @@ class ServicePool:
         self._services.clear()
         for server in servers.values():
             server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

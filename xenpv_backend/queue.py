@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StorageError
@@ -86,7 +86,7 @@ def _raise(error: int, what: str) -> None:
     raise LocalProtocolError(f"{what}: {os.strerror(error)}")
 
 
-class Queue:
+class Queue(Closing):
     """A backend's end of one ring. Attaches at once; close() ends every mapping."""
 
     def __init__(self, core: CoreHandle, channel: EventChannel, config: QueueConfig, *,
@@ -129,13 +129,6 @@ class Queue:
             ffi.release(memory)
         self._memory = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
-
     def _open(self) -> Any:
         if self._back is None:
             raise ClosedError("the queue is closed")
@@ -177,7 +170,7 @@ class Queue:
                 raise LocalProtocolError("a request was completed twice, or was never given out")
 
 
-class Service:
+class Service(Closing):
     """A thread that serves a set of queues whose storage has a descriptor."""
 
     def __init__(self, *, engine: str = "auto", on_halt: Callable[[Queue], None] | None = None) -> None:
@@ -210,13 +203,6 @@ class Service:
         self._thread.join()
         lib.xenpv_service_free(self._service)
         self._service = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def __len__(self) -> int:
         return len(self._queues)

@@ -19,9 +19,8 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.errors import StorageError, UsageError
 from xenpv.stats import PAGE_BYTES
 from xenpv.xenbus import VbdPlace
@@ -63,7 +62,7 @@ class MappedFile:
             self.path.unlink(missing_ok=True)
 
 
-class BackendDirectory:
+class BackendDirectory(Closing):
     """RUN/backend, locked. Raises UsageError when another backend has it or it is not ours."""
 
     def __init__(self, rundir: str | os.PathLike[str]) -> None:
@@ -144,10 +143,3 @@ class BackendDirectory:
             pass  # files for a successor are in it
         os.close(self._lock)
         self._lock = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

@@ -17,9 +17,9 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from xenpv.closing import Closing
 from xenpv.errors import ClosedError, DeviceError, UsageError, XenpvError
 from xenpv.wire.blkif import Op
 
@@ -35,7 +35,7 @@ CLOSE_SECONDS = 5.0
 """How long close() waits for what is in flight."""
 
 
-class Batch:
+class Batch(Closing):
     """`depth` slots with a granted buffer of `block` bytes each. Made by Disk.batch."""
 
     def __init__(self, disk: Disk, depth: int, block: int) -> None:
@@ -99,13 +99,6 @@ class Batch:
                     self._reaper.give(run)
         if lost:
             raise DeviceError(f"{self._disk.name}: {lost} I/Os are not answered after {CLOSE_SECONDS:g} s")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     @property
     def free(self) -> int:

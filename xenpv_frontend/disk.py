@@ -15,9 +15,9 @@ import io
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from xenpv.closing import Closing
 from xenpv.domain import PAGE_SIZE, Domain
 from xenpv.errors import ClosedError, DiskError, UsageError
 from xenpv.ring import DEFAULT_SPIN_NS
@@ -70,7 +70,7 @@ def as_bytes(view: memoryview) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-class Disk:
+class Disk(Closing):
     """A virtual block device of this domain. Make one with open()."""
 
     def __init__(self, device: Device, reaper: Reaper) -> None:
@@ -107,13 +107,6 @@ class Disk:
         Raises LocalProtocolError while a slice of a chunk or of a batch's buffer is kept: release it and close again.
         """
         self._device.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     @property
     def name(self) -> str:

@@ -11,9 +11,9 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
@@ -48,7 +48,7 @@ class IoArray:
         return self._length
 
 
-class Queue:
+class Queue(Closing):
     """A frontend's end of one ring over pages that are shared already.
 
     Any thread may call exchange(); one is in the core at a time. A call that does not wait itself (`at_least` 0) wakes
@@ -103,13 +103,6 @@ class Queue:
         for memory in self._memory:
             ffi.release(memory)
         self._memory = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def _enter(self, interrupt: bool) -> None:
         """Take the lock. Who waits in the core with it is woken if we `interrupt`, and returns for it after us."""

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = [
-    {"errors"},
+    {"closing", "errors"},
     {"core"},
     {"wire", "memory", "stats"},
     {"domain"},

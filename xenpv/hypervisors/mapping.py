@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE
 from xenpv.errors import ClosedError, GrantError, HypervisorError
@@ -20,7 +20,7 @@ _REASONS = {-1: "not granted, or not to us", -2: "there is no such domain", -3: 
             -13: "no space for one more mapping"}
 
 
-class Core:
+class Core(Closing):
     """A CoreHandle: one struct xenpv_hypervisor, which this object owns."""
 
     def __init__(self, handle: Any) -> None:
@@ -43,15 +43,8 @@ class Core:
             handle, self._handle = self._handle, None
             lib.xenpv_hypervisor_close(handle)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
-
-
-class MappedPages:
+class MappedPages(Closing):
     """Other domains' pages. Their memory never leaves this class."""
 
     def __init__(self, owner: Mapper, pages: Any, size: int, writable: bool) -> None:
@@ -92,13 +85,6 @@ class MappedPages:
             pages, self._map = self._map, None
             self._owner.mapped.discard(self)
             lib.xenpv_map_end(self._owner.core.handle, pages)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Mapper:

@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Self, TypeVar
 
 from ..errors import ClosedError, ConflictError, NoEntryError, QuotaError, StoreConnectionError, StoreError
@@ -16,6 +15,7 @@ from .rules import (check_path, check_permissions, check_watch_path, nonsense, p
                     parse_transaction, short)
 from .watch import StoreWatch
 from .xenbus import open_connection
+from xenpv.closing import Closing
 
 T = TypeVar("T")
 Names = list[str]
@@ -162,7 +162,7 @@ class StoreTransaction(Verbs):
             cause.add_note(f"and the transaction could not be aborted: {error}")
 
 
-class XenStore(Verbs):
+class XenStore(Verbs, Closing):
     """A `Store` of xenpv.domain, safe for any number of threads.
 
     `path`: xenstored's Unix socket, or /dev/xen/xenbus; None: the first of the two that is there. `domid`: the domain
@@ -188,13 +188,6 @@ class XenStore(Verbs):
     def close(self) -> None:
         """Close connection, thread and watches. Requests and waits in other threads end with ClosedError."""
         self._router.terminate()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def transact(self, function: Callable[[StoreTransaction], T], *, attempts: int = 16) -> T:
         """Run `function` in a transaction, again from the start while it meets others, at most `attempts` times.

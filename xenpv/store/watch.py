@@ -13,13 +13,12 @@ import os
 import threading
 from collections.abc import Callable
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 from ..errors import ClosedError, StoreError
+from xenpv.closing import Closing
 
 
-class StoreWatch:
+class StoreWatch(Closing):
     """A `Watch` of xenpv.domain. Made by `XenStore.watch`."""
 
     def __init__(self, path: str, token: str, depth: int | None, limit: int,
@@ -87,13 +86,6 @@ class StoreWatch:
         """Unwatch. A wait() in another thread ends with ClosedError. Raises StoreError when xenstored refuses."""
         if self.shut():
             self._forget(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
     def shut(self) -> bool:
         """Give back what is held here, and nothing on the wire. False when that was done before."""

@@ -16,9 +16,8 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.errors import ClosedError, LocalProtocolError, StorageError
 
 from . import kernel
@@ -29,7 +28,7 @@ CACHES = ("auto", "direct", "buffered")
 """How an image is reached: O_DIRECT where it can be, always, or never."""
 
 
-class FileStorage:
+class FileStorage(Closing):
     """A `Storage` on a raw file or a block device. Opens, locks and looks at it.
 
     `cache` is one of CACHES. Raises StorageBusyError when another backend has it, StorageError for all else.
@@ -175,13 +174,6 @@ class FileStorage:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 _MENDS = {

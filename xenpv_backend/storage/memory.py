@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.errors import ClosedError, StorageError
 from xenpv.wire.blkif import Op, Status
 
@@ -14,7 +13,7 @@ from .base import SECTOR, StorageFacts, StorageRequest
 MAX_BYTES = 1 << 30
 
 
-class MemoryStorage:
+class MemoryStorage(Closing):
     """`size` zero bytes, gone at close(). Raises StorageError for a size that cannot be."""
 
     inline = False
@@ -73,10 +72,3 @@ class MemoryStorage:
 
     def close(self) -> None:
         self._bytes = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

@@ -6,16 +6,15 @@ import errno
 import os
 import select
 import time
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.errors import ClosedError, EventChannelError, HypervisorError
 
 from .calls import Call, Op, Refused, Reply
 from .link import Link
 
 
-class EmulatedEventChannel:
+class EmulatedEventChannel(Closing):
     """EventChannel of the emulated Xen: two eventfds.
 
     A mask is nothing but not looking: fileno() is the eventfd itself, so it is readable while an event is pending, also
@@ -80,13 +79,6 @@ class EmulatedEventChannel:
         os.close(self._wait_fd)
         os.close(self._notify_fd)
         self._owner.closed(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Channels:

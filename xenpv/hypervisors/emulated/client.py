@@ -6,9 +6,8 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import Store
 from xenpv.errors import ClosedError, HypervisorError
@@ -44,7 +43,7 @@ class EmulatedGrants:
         return self._mapper.map(domid, refs, writable=writable)
 
 
-class EmulatedDomain:
+class EmulatedDomain(Closing):
     """The Domain of an ``emulated:`` URI. Closing it ends its grants, mappings and ports.
 
     Raises UsageError for a URI that is none, HypervisorError when there is no emulated Xen or no such domain.
@@ -108,10 +107,3 @@ class EmulatedDomain:
         self._link.close()
         if self._store is not None:
             self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

@@ -14,9 +14,9 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, GrantError, HypervisorError, LocalProtocolError
 
@@ -142,7 +142,7 @@ class OwnRegion:
         del self._memory
 
 
-class EmulatedSharedPages:
+class EmulatedSharedPages(Closing):
     """SharedPages of the emulated Xen."""
 
     def __init__(self, owner: Sharing, region: OwnRegion, first: int, count: int) -> None:
@@ -188,13 +188,6 @@ class EmulatedSharedPages:
             except BufferError:
                 pass
             self._memory = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Sharing:

@@ -6,9 +6,8 @@ import errno
 import os
 import select
 import time
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, EventChannelError
 
@@ -18,7 +17,7 @@ _REASONS = {errno.ESRCH: "there is no such domain", errno.EINVAL: "there is no s
             "another domain", errno.ENOSPC: "there are no more ports", errno.EPERM: "it was not offered to us"}
 
 
-class XenEventChannel:
+class XenEventChannel(Closing):
     """EventChannel of real Xen. The kernel masks the port when it shows an event. End a wait() before close()."""
 
     def __init__(self, owner: Channels, fd: int, port: int) -> None:
@@ -75,13 +74,6 @@ class XenEventChannel:
             self._check(lib.xenpv_xen_unbind(fd, self._port), "close")
         finally:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Channels:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import EventChannel, Store
 from xenpv.errors import ClosedError, GrantError, HypervisorError, StoreError, UsageError
@@ -58,7 +57,7 @@ class XenGrants:
         return self._mapper.map(domid, refs, writable=writable)
 
 
-class XenDomain:
+class XenDomain(Closing):
     """The Domain of ``xen:``. Closing it ends its grants, mappings and ports.
 
     The devices are opened when they are first used. Raises UsageError for another URI, HypervisorError where this
@@ -139,10 +138,3 @@ class XenDomain:
         self._sharing.close()
         if self._store is not None:
             self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

@@ -13,9 +13,8 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, EventChannel
 from xenpv.errors import ClosedError, GrantError, LocalProtocolError
@@ -28,7 +27,7 @@ _GENERAL, _BAD_DOMAIN, _NO_SPACE = -1, -2, -13
 _DOMID_FIRST_RESERVED = 0x7FF0
 
 
-class XenSharedPages:
+class XenSharedPages(Closing):
     """SharedPages of real Xen."""
 
     def __init__(self, owner: Sharing, index: int, refs: Sequence[int], pages: mmap.mmap) -> None:
@@ -80,13 +79,6 @@ class XenSharedPages:
         except LocalProtocolError:
             self._memory = None
             self._owner.unshare(self, self._index, len(self._refs))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Sharing:
