@@ -57,7 +57,8 @@ class Batch(Closing):
                 self._reaper.give(run)
             raise UsageError(f"the pool of {disk.name} has no room for {depth} blocks of {block} bytes: open the disk "
                              f"with pool_bytes={2 * depth * pages_of(block) * 4096} or so")
-        self._buffers = [run.view[:block] for run in self._runs]
+        for run in self._runs:
+            run.view = run.view[:block]
         self._submit = IoArray(depth)
         for index in range(depth):
             self._submit.bytes[index] = block
@@ -92,8 +93,8 @@ class Batch(Closing):
             self._closed = True
             lost = self.in_flight if self._reaper.failure is None else 0
             self._reaper.part(self._number)
-            for buffer in self._buffers:
-                let_go(buffer)
+            for run in self._runs:
+                let_go(run.view)
             if not lost:
                 for run in self._runs:
                     self._reaper.give(run)
@@ -124,7 +125,7 @@ class Batch(Closing):
         """The slot's `block` bytes. Touch them only while the slot is yours. Raises ClosedError."""
         if self._closed:
             raise ClosedError("the batch is closed")
-        return self._buffers[slot]
+        return self._runs[slot].view
 
     def next_slots(self, count: int) -> list[int]:
         """The slots that the next `count` sectors will go to, in order: whose buffers to fill before a write."""
@@ -159,14 +160,15 @@ class Batch(Closing):
             if len(self._journal) > 4 * self.depth:
                 self._shorten()
         reaper = self._reaper
-        queue, lead = reaper.lead(self, records)
-        want = min(at_least, self.depth - self._free)
         deadline = None if timeout is None else monotonic() + timeout
         left = timeout
         self.count = 0
         while True:
-            if lead:
-                try:
+            lead = False
+            try:
+                queue, lead = reaper.lead(self, records)
+                want = min(at_least, self.depth - self._free)
+                if lead:
                     n = reaper.exchange(queue, submit, count, self.done, at_least=max(0, want - len(self._arrived)),
                                         timeout=left)
                     if n:
@@ -175,22 +177,23 @@ class Batch(Closing):
                             self._account(n)
                             return self._checked(n)
                         reaper.route(self.done, n)
-                except XenpvError:
-                    raise
-                except BaseException:
-                    reaper.audit(queue)
-                    raise
-                finally:
-                    reaper.step_down()
-            elif count:
-                reaper.turn(queue, submit, count, NONE)
-            count = 0
+                elif count:
+                    reaper.turn(queue, submit, count, NONE)
+            except XenpvError:
+                raise
+            except BaseException:
+                reaper.audit()
+                raise
+            finally:
+                if lead:
+                    reaper.led = False
+                    reaper.tell()
+            count, records = 0, b""
             if deadline is not None:
                 left = max(0.0, deadline - monotonic())
             if len(self._arrived) >= want or left == 0:
                 return self._collect()
             reaper.follow(lambda: len(self._arrived) >= want, left)
-            queue, lead = reaper.lead(self, b"")
 
     # What the reaper asks for.
 
@@ -227,7 +230,7 @@ class Batch(Closing):
 
     def _shorten(self) -> None:
         """Keep of the journal what is in flight: the newest record of each slot that is out."""
-        with self._reaper.changed:
+        with self._reaper.lock:
             records = self.unanswered()
             self._journal.clear()
             if records:
@@ -264,7 +267,7 @@ class Batch(Closing):
 
     def _collect(self) -> int:
         """What others took for us, as if an exchange had brought it."""
-        with self._reaper.changed:
+        with self._reaper.lock:
             records = b"".join(self._arrived)
             self._arrived.clear()
             self.done.raw[:len(records)] = records

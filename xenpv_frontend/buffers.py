@@ -17,10 +17,17 @@ from xenpv.errors import ClosedError, LocalProtocolError
 SHARE_PAGES = 256
 """Pages that are shared at once, and so the longest run: 1 MiB."""
 
+NOTHING = memoryview(b"")
+
 
 def pages_of(length: int) -> int:
     """Pages that `length` bytes need."""
     return -(-length // PAGE_SIZE)
+
+
+def still_in_use() -> LocalProtocolError:
+    """What a caller hears who kept a slice of memory that was lent."""
+    return LocalProtocolError("memory of a chunk or of a batch's buffer is still in use: copy what is to be kept")
 
 
 def let_go(view: memoryview) -> None:
@@ -28,8 +35,7 @@ def let_go(view: memoryview) -> None:
     try:
         view.release()
     except BufferError:
-        raise LocalProtocolError("memory of a chunk or of a batch's buffer is still in use: copy what is to be "
-                                 "kept") from None
+        raise still_in_use() from None
 
 
 @dataclass(slots=True)
@@ -65,7 +71,8 @@ class Pool:
 
     def __init__(self, grants: Grants, domid: int, pages: int) -> None:
         self._parts: list[_Part] = []
-        self._room = threading.Condition(threading.Lock())
+        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
+        self._room = threading.Condition(self._lock)
         self._closed = False
         self._out: dict[int, Run] = {}
         self.pages = pages
@@ -83,7 +90,7 @@ class Pool:
 
     def shut(self) -> None:
         """Give nothing out any more: whoever waits gets ClosedError."""
-        with self._room:
+        with self._lock:
             self._closed = True
             self._room.notify_all()
 
@@ -93,7 +100,7 @@ class Pool:
         Raises LocalProtocolError while a caller keeps a slice of a run's memory; release it and close again.
         """
         self.shut()
-        with self._room:
+        with self._lock:
             for run in self._out.values():
                 run.view.release()
         for part in self._parts:
@@ -101,12 +108,12 @@ class Pool:
 
     def take(self, pages: int) -> Run | None:
         """A run of `pages` pages, or the longest there is below that; None when no page is free. Raises ClosedError."""
-        with self._room:
+        with self._lock:
             return self._take(min(pages, SHARE_PAGES), exact=False)
 
     def take_waiting(self, pages: int) -> Run:
         """Like take(), but waits for a page. Raises ClosedError when the pool is closed meanwhile."""
-        with self._room:
+        with self._lock:
             while (run := self._take(min(pages, SHARE_PAGES), exact=False)) is None:
                 self._room.wait()
             return run
@@ -114,7 +121,7 @@ class Pool:
     def hold(self, pages: int, count: int) -> list[Run]:
         """Up to `count` runs of exactly `pages` pages each, to keep for long; what single I/O needs stays free."""
         runs: list[Run] = []
-        with self._room:
+        with self._lock:
             while len(runs) < count and self.free - pages >= self.reserve:
                 run = self._take(pages, exact=True)
                 if run is None:
@@ -125,7 +132,7 @@ class Pool:
     def give(self, run: Run) -> None:
         """The pair of take() and hold(): no I/O on the run is in flight any more."""
         run.view.release()
-        with self._room:
+        with self._lock:
             del self._out[run.first]
             part = self._parts[run.first // SHARE_PAGES]
             part.free |= ((1 << run.pages) - 1) << (run.first - part.first)
@@ -141,8 +148,10 @@ class Pool:
                 if at >= 0:
                     part.free &= ~(((1 << pages) - 1) << at)
                     self.free -= pages
-                    view = part.shared.memory[at * PAGE_SIZE:(at + pages) * PAGE_SIZE]
-                    run = self._out[part.first + at] = Run(part.first + at, pages, view)
+                    run = self._out[part.first + at] = Run(part.first + at, pages, NOTHING)
+                    # In the books before it has memory: an exception of a signal's handler may come between any two
+                    # lines, and a slice that only its traceback knows would keep close() from ending the grants.
+                    run.view = part.shared.memory[at * PAGE_SIZE:(at + pages) * PAGE_SIZE]
                     return run
             if exact:
                 return None

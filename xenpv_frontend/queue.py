@@ -10,8 +10,8 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from xenpv.closing import Closing
 from xenpv.core import ffi, lib
@@ -19,6 +19,8 @@ from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_front
+
+T = TypeVar("T")
 
 IO_BYTES = 32
 
@@ -83,43 +85,25 @@ class Queue(Closing):
         self._accepted: Any = ffi.new("uint32_t *")
         self._lock = threading.Lock()
         self._wake_lock = threading.Lock()  # the wake descriptor is not closed under a writer
-        # A token for each thread that wants in: as a semaphore, so that nobody takes another's with its own.
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wanting: set[int] = set()
 
     def close(self) -> None:
         """Let go of the ring and the pool. I/Os in flight are given up: end the device's connection first."""
-        self._enter(interrupt=True)
-        try:
-            front, self._front = self._front, None
-            if front is not None:
-                lib.xenpv_front_close(front)
-                with self._wake_lock:
-                    os.close(self._wake_fd)
-                self._release()
-        finally:
-            self._lock.release()
+        self._go_in(self._close)
+
+    def _close(self) -> None:
+        front, self._front = self._front, None
+        if front is not None:
+            lib.xenpv_front_close(front)
+            with self._wake_lock:
+                os.close(self._wake_fd)
+            self._release()
 
     def _release(self) -> None:
         for memory in self._memory:
             ffi.release(memory)
         self._memory = []
-
-    def _enter(self, interrupt: bool) -> None:
-        """Take the lock. Who waits in the core with it is woken if we `interrupt`, and returns for it after us."""
-        if self._lock.acquire(blocking=False):
-            return
-        if not interrupt:
-            self._lock.acquire()
-            return
-        with self._wake_lock:
-            if self._front is not None:
-                os.eventfd_write(self._wake_fd, 1)
-        try:
-            self._lock.acquire()
-        finally:
-            with self._wake_lock, contextlib.suppress(BlockingIOError):
-                if self._front is not None:
-                    os.eventfd_read(self._wake_fd)
 
     def exchange(self, submit: IoArray, first: int, count: int, done: IoArray, *, at_least: int = 0,
                  timeout: float | None = None) -> tuple[int, int]:
@@ -133,38 +117,65 @@ class Queue(Closing):
         if first < 0 or count < 0 or first + count > len(submit):
             raise LocalProtocolError("exchange: records outside the array")
         wait = -1 if timeout is None else max(0, int(timeout * 1e9))
-        self._enter(interrupt=at_least == 0)
-        try:
-            if self._front is None:
-                raise ClosedError("the queue is closed")
-            n = lib.xenpv_front_exchange(self._front, submit.records + first, count, self._accepted,
-                                         done.records, len(done), at_least, wait, self._wake_fd)
-            accepted = int(self._accepted[0])
-        finally:
-            self._lock.release()
+        if at_least:
+            with self._lock:
+                accepted, n = self._turn(submit, first, count, done, 0 if self._wanting else at_least, wait)
+                if n < at_least:
+                    self._sleep_again()
+        else:
+            accepted, n = self._go_in(lambda: self._turn(submit, first, count, done, 0, wait))
         if n >= 0:
-            return accepted, int(n)
+            return accepted, n
         if n == -errno.EINTR:
             raise InterruptedError
         if n == -errno.EINVAL:
             raise LocalProtocolError(f"I/O {first + accepted} cannot be: its operation, length or page is impossible")
         raise RemoteProtocolError("the backend broke the ring's rules: the disk is disconnected")
 
+    def _turn(self, submit: IoArray, first: int, count: int, done: IoArray, at_least: int, wait: int) -> tuple[int, int]:
+        if self._front is None:
+            raise ClosedError("the queue is closed")
+        n = lib.xenpv_front_exchange(self._front, submit.records + first, count, self._accepted,
+                                     done.records, len(done), at_least, wait, self._wake_fd)
+        return int(self._accepted[0]), int(n)
+
     @property
     def pending(self) -> int:
         """I/Os accepted and not yet returned by exchange()."""
-        self._enter(interrupt=True)
-        try:
-            return int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0
-        finally:
-            self._lock.release()
+        return self._go_in(lambda: int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0)
 
     def stats(self) -> dict[str, Any]:
         """The queue's counters; see `struct xenpv_front_stats` in core/api.h."""
-        self._enter(interrupt=True)
-        try:
+        def read() -> dict[str, Any]:
             if self._front is None:
                 raise ClosedError("the queue is closed")
             return decode_front(bytes(ffi.buffer(lib.xenpv_front_stats(self._front))))
+
+        return self._go_in(read)
+
+    # Who waits in the core holds the lock, and comes out for a thread that wants in: it is woken if it is there already,
+    # and does not wait if it gets there before that thread has the lock.
+
+    def _go_in(self, work: Callable[[], T]) -> T:
+        """work(), with the lock."""
+        me = threading.get_ident()
+        try:
+            self._wanting.add(me)
+            if self._lock.locked():
+                self._wake()
+            with self._lock:  # a Lock's own `with` is the way to take it that no signal's handler comes between
+                self._wanting.discard(me)
+                return work()
         finally:
-            self._lock.release()
+            self._wanting.discard(me)
+
+    def _wake(self) -> None:
+        with self._wake_lock:
+            if self._front is not None:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _sleep_again(self) -> None:
+        """The pair of _wake(), by who was woken. `_wanting` still says for whom."""
+        if self._front is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)

@@ -3,6 +3,8 @@
 RULES
 - There is no thread here. Of those who wait, one leads: it waits in the core and takes what is done for all; the others
   wait for it. A leader that has its own hands the lead on.
+- Who sets `led` to True is inside a `try` whose `finally` sets it to False, in its first statement, and then calls
+  tell(): the exception of a signal's handler comes between calls, and nothing may be led for ever by nobody.
 - Whoever submits while another leads does not wait in the core; the queue interrupts the leader for it.
 - Pages are given back only when no I/O on them is in flight: an I/O whose waiter went away is kept until it is done.
 - A queue may be taken away and another put in its place: what was not answered is submitted there again.
@@ -76,14 +78,15 @@ class Reaper:
     """The I/Os of one disk. `on_broken` is called when the backend broke the ring's rules, after fail()."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.Lock())
+        self.lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
+        self.changed = threading.Condition(self.lock)
         self.controls = threading.BoundedSemaphore(CONTROL_IOS)
         self.pool: Pool | None = None
         self.on_broken: Callable[[], None] = lambda: None
         self._queue: Queue | None = None
         self._failure: XenpvError | None = None
         self._paused = False
-        self._led = False
+        self.led = False
         self._waiting = 0
         self._cookies = 0
         self._pieces: dict[int, Piece] = {}
@@ -97,8 +100,8 @@ class Reaper:
 
     def attach(self, queue: Queue, pool: Pool) -> None:
         """I/O goes to `queue` from now on, first what its predecessor left unanswered."""
-        with self.changed:
-            while self._led:  # who leads may have answers of the old queue in its hands
+        with self.lock:
+            while self.led:  # who leads may have answers of the old queue in its hands
                 self._wait(None)
             self.pool = pool
             left = b"".join(owner.unanswered() for owner in self._owners.values())
@@ -115,7 +118,7 @@ class Reaper:
 
     def detach(self) -> None:
         """Close the queue, whoever waits in it. Its I/Os wait for the next one, or for fail()."""
-        with self.changed:
+        with self.lock:
             queue, self._queue = self._queue, None
         if queue is not None:
             self._past += Counters.of(queue.stats())
@@ -123,12 +126,12 @@ class Reaper:
 
     def pause(self) -> None:
         """Submit nothing new: whoever wants to waits until attach() or fail()."""
-        with self.changed:
+        with self.lock:
             self._paused = True
 
     def fail(self, error: XenpvError) -> None:
         """No I/O any more: everybody who waits or comes gets `error`'s words. The first error stays."""
-        with self.changed:
+        with self.lock:
             if self._failure is None:
                 self._failure = error
             self.changed.notify_all()
@@ -152,12 +155,12 @@ class Reaper:
         """Wait up to `timeout` seconds until nothing is in flight. False: the time is over, or the queue is gone."""
         deadline = monotonic() + timeout
         while (left := deadline - monotonic()) > 0:
-            with self.changed:
+            with self.lock:
                 queue = self._queue
                 if queue is None or self._failure is not None:
                     return False
-                lead = not self._led
-                self._led = True
+                lead = not self.led
+                self.led = True
                 if not lead:
                     self._wait(min(left, 0.05))
             if lead:
@@ -168,12 +171,13 @@ class Reaper:
                 except XenpvError:
                     return False  # turn() has told everybody
                 finally:
-                    self.step_down()
+                    self.led = False
+                    self.tell()
         return False
 
     def counters(self) -> Counters:
         """Of this queue and of all its predecessors."""
-        with self.changed:
+        with self.lock:
             queue, past = self._queue, self._past
         if queue is None:
             return past
@@ -193,24 +197,25 @@ class Reaper:
 
     def perform(self, piece: Piece) -> int:
         """Send it and wait until it is done: its status. One call of the core's when nobody else waits."""
-        with self.changed:
-            queue = self._usable()
-            array = self._singles.pop() if self._singles else IoArray(1)
-            self._book(piece, array, 0)
-            lead = not self._led
-            self._led = True
+        lead = False
         try:
+            with self.lock:
+                queue = self._usable()
+                array = self._singles.pop() if self._singles else IoArray(1)
+                self._book(piece, array, 0)
+                lead, self.led = not self.led, True
             self.turn(queue, array, 1, self._done if lead else NONE, at_least=int(lead))
         finally:
             if lead:
-                self.step_down()
+                self.led = False
+                self.tell()
         self._singles.append(array)
         return self.wait(piece)
 
     def submit(self, pieces: Sequence[Piece]) -> None:
         """Send them. Raises the failure, and then none was sent."""
         array = IoArray(len(pieces))
-        with self.changed:
+        with self.lock:
             queue = self._usable()
             for index, piece in enumerate(pieces):
                 self._book(piece, array, index)
@@ -219,23 +224,26 @@ class Reaper:
     def wait(self, piece: Piece) -> int:
         """Until it is done: its status. Raises the failure."""
         while True:
-            with self.changed:
-                while piece.status is None and (self._led or self._queue is None):
-                    self.check()
-                    self._wait(None)
-                if piece.status is not None:
-                    return piece.status
-                self.check()
-                self._led = True
+            lead = False
             try:
+                with self.lock:
+                    while piece.status is None and (self.led or self._queue is None):
+                        self.check()
+                        self._wait(None)
+                    if piece.status is not None:
+                        return piece.status
+                    self.check()
+                    lead = self.led = True
                 while piece.status is None and (queue := self._queue) is not None and self._failure is None:
                     self.turn(queue, NONE, 0, self._done, at_least=1)
             finally:
-                self.step_down()
+                if lead:
+                    self.led = False
+                    self.tell()
 
     def leave(self, piece: Piece) -> None:
         """Its waiter goes: the run is given back now if it is done, else when it is."""
-        with self.changed:
+        with self.lock:
             if piece.status is None and self._pieces.get(piece.cookie) is piece:
                 piece.abandoned = True
                 return
@@ -250,44 +258,47 @@ class Reaper:
 
     def join(self, owner: Owner) -> int:
         """The number for the high half of the owner's cookies."""
-        with self.changed:
+        with self.lock:
             self._owners_ever += 1
             self._owners[self._owners_ever] = owner
             return self._owners_ever
 
     def part(self, number: int) -> None:
         """The pair of join(): it has nothing in flight any more, or its queue is gone."""
-        with self.changed:
+        with self.lock:
             self._owners.pop(number, None)
 
     def lead(self, owner: Owner, records: bytes) -> tuple[Queue, bool]:
-        """The queue for `owner` to submit `records` to, and whether it leads now: then it must step_down().
+        """The queue for `owner` to submit `records` to, and whether it leads now: then it ends that as RULES say.
 
         In the same moment the records enter the owner's books. Raises the failure.
         """
-        with self.changed:
-            queue = self._queue
-            if queue is None or self._paused or self._failure is not None:
-                queue = self._usable()
-            if records:
-                owner.submitting(records)
-            if self._led:
-                return queue, False
-            self._led = True
-            return queue, True
+        lead = False
+        try:
+            with self.lock:
+                queue = self._queue
+                if queue is None or self._paused or self._failure is not None:
+                    queue = self._usable()
+                if records:
+                    owner.submitting(records)
+                lead, self.led = not self.led, True
+            return queue, lead
+        except BaseException:
+            if lead:
+                self.led = False
+            raise
 
-    def step_down(self) -> None:
-        """The pair of lead()."""
-        with self.changed:
-            self._led = False
+    def tell(self) -> None:
+        """Something changed for those who wait: nobody leads any more."""
+        with self.lock:
             if self._waiting:
                 self.changed.notify_all()
 
     def follow(self, enough: Callable[[], bool], timeout: float | None) -> None:
         """Wait until something changed, at most `timeout` seconds, while somebody else leads or there is no queue."""
-        with self.changed:
+        with self.lock:
             self.check()
-            if (self._led or self._queue is None) and not enough():
+            if (self.led or self._queue is None) and not enough():
                 self._wait(timeout)
 
     def turn(self, queue: Queue, array: IoArray, count: int, done: IoArray, *, at_least: int = 0,
@@ -298,17 +309,18 @@ class Reaper:
         except XenpvError:
             raise
         except BaseException:
-            self.audit(queue)
+            self.audit()
             raise
 
-    def audit(self, queue: Queue) -> None:
-        """An exception of a signal's handler came between: the disk fails if answers were lost by that."""
-        with self.changed:
-            if self._queue is not queue:
+    def audit(self) -> None:
+        """An exception of a signal's handler came between: the disk fails if the books and the ring differ by that."""
+        with self.lock:
+            queue = self._queue
+            if queue is None:
                 return
             known = len(self._pieces) + sum(owner.outstanding for owner in self._owners.values())
         if known != queue.pending:
-            self.fail(DeviceError("the disk was interrupted while it took answers, and some are lost: open it again"))
+            self.fail(DeviceError("the disk was interrupted while it sent I/Os or took answers: open it again"))
 
     def exchange(self, queue: Queue, array: IoArray, count: int, done: IoArray, *, at_least: int = 0,
                  timeout: float | None = None) -> int:
@@ -335,7 +347,7 @@ class Reaper:
         if not count:
             return
         finished: list[Piece] = []
-        with self.changed:
+        with self.lock:
             for index in range(count):
                 number = done.cookie_high[index]
                 if number:
@@ -353,7 +365,7 @@ class Reaper:
             self._give(piece)
 
     def _book(self, piece: Piece, array: IoArray, index: int) -> None:
-        """`changed` is held."""
+        """`lock` is held."""
         self._cookies = (self._cookies + 1) & 0xffffffff
         while self._cookies in self._pieces:
             self._cookies = (self._cookies + 1) & 0xffffffff
@@ -367,7 +379,7 @@ class Reaper:
             self.give(run)
 
     def _usable(self) -> Queue:
-        """The queue, after waiting for it. `changed` is held."""
+        """The queue, after waiting for it. `lock` is held."""
         while True:
             self.check()
             if self._queue is not None and not self._paused:

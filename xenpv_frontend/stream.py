@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from xenpv.errors import DiskError, UsageError
 from xenpv.wire.blkif import SECTOR_SIZE, Op
 
-from .buffers import SHARE_PAGES, Run, let_go, pages_of
+from .buffers import SHARE_PAGES, Run, still_in_use, pages_of
 from .disk import Disk, as_bytes, failed
 from .reaper import Piece
 
@@ -132,11 +132,10 @@ def _chunks(disk: Disk, free: deque[Run], size: int, position: int, end: int) ->
             ahead.popleft()
             if piece.run is not None:
                 free.append(piece.run)
-                view = piece.run.view[:piece.length]
-                try:
+                with piece.run.view[:piece.length] as view:
                     yield view
-                finally:
-                    let_go(view)
+    except BufferError:
+        raise still_in_use() from None
     finally:
         _release(disk, free, ahead)
 

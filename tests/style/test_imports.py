@@ -19,7 +19,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 LAYERS = [
-    {"closing", "errors"},
+    {"errors"},
+    {"closing"},
     {"core"},
     {"wire", "memory", "stats"},
     {"domain"},

@@ -55,7 +55,8 @@ class Router:
         self._reconnect_for = reconnect
         self._next_id = first_id
         self._send_lock = threading.Lock()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
+        self._changed = threading.Condition(self._lock)
         self._state = State.LOST
         self._generation = 0
         self._terminating = False
@@ -82,12 +83,12 @@ class Router:
 
     def terminate(self) -> None:
         """End the thread and the connection. Requests under way fail with ClosedError, watches are closed."""
-        with self._changed:
+        with self._lock:
             self._terminating = True
             self._changed.notify_all()
         self.connection.interrupt()
         self._thread.join()
-        with self._changed:
+        with self._lock:
             watches = list(self._watches.values())
             self._watches.clear()
         for watch in watches:
@@ -95,7 +96,7 @@ class Router:
 
     def connected(self, subject: str) -> int:
         """Wait for the connection, and say which one it is: a transaction lives on one."""
-        with self._changed:
+        with self._lock:
             self._await_connection(subject, monotonic() + self.timeout, None)
             return self._generation
 
@@ -115,7 +116,7 @@ class Router:
             self._send(Packet(op, payload, rq_id, tx_id), rvar, deadline)
             rvar.settled.wait(max(0.0, deadline - monotonic()))
         finally:
-            with self._changed:
+            with self._lock:
                 if not rvar.settled.is_set():
                     rvar.abandoned = True
                     self._unanswered += 1
@@ -130,7 +131,7 @@ class Router:
         """Send a request whose answer does not matter, if there is a connection."""
         rvar = RVar(op, "")
         rvar.abandoned = True
-        with self._changed:
+        with self._lock:
             if self._state is not State.CONNECTED:
                 return
             rq_id = self._assign(rvar)
@@ -141,7 +142,7 @@ class Router:
             pass  # whatever it was to undo on the server ends with the connection
 
     def _register(self, rvar: RVar, deadline: float, generation: int | None, watch: StoreWatch | None) -> int:
-        with self._changed:
+        with self._lock:
             self._await_connection(rvar.subject, deadline, generation)
             if watch is not None:
                 self._watches[watch.token] = watch
@@ -188,7 +189,7 @@ class Router:
 
     def _withdraw(self, packet: Packet) -> None:
         """Forget a request that was not sent."""
-        with self._changed:
+        with self._lock:
             if (rvar := self._rvars.pop(packet.rq_id, None)) is not None:
                 self._unanswered -= rvar.abandoned
                 rvar.settled.set()
@@ -204,13 +205,13 @@ class Router:
             except StoreError as error:
                 if error.code != "EINVAL" or watch.wire_depth is None:
                     raise
-                with self._changed:
+                with self._lock:
                     self._watches.pop(watch.token, None)
                     watch.wire_depth = None
                 answer = self.call(Op.WATCH, watch.watch_payload, subject, watch=watch)
             parse_ok(subject, answer)
         except BaseException as error:
-            with self._changed:
+            with self._lock:
                 self._watches.pop(watch.token, None)
             if not isinstance(error, StoreError) or isinstance(error, StoreTimeoutError | StoreConnectionError):
                 self.post(Op.UNWATCH, watch.unwatch_payload)
@@ -219,7 +220,7 @@ class Router:
     def unsubscribe(self, watch: StoreWatch) -> None:
         """Unregister `watch`. Events that are on their way find nobody. Raises StoreError."""
         subject = f"unwatch {watch.path}"
-        with self._changed:
+        with self._lock:
             known = self._watches.pop(watch.token, None)
             if known is None or known.failed or self._terminating or self._state is not State.CONNECTED:
                 return
@@ -234,7 +235,7 @@ class Router:
 
     def resubscribe(self) -> None:
         """Register every watch again, after xenstored was told to forget them all."""
-        with self._changed:
+        with self._lock:
             watches = [watch for watch in self._watches.values() if not watch.failed]
         for watch in watches:
             subject = f"watch {watch.path}"
@@ -271,13 +272,13 @@ class Router:
         if packet.op == Op.WATCH_EVENT:
             if (event := parse_event(packet.payload)) is None:
                 raise StoreConnectionError("xenstored sent a malformed watch event", "EPROTO")
-            with self._changed:
+            with self._lock:
                 self._proved = True
                 watch = self._watches.get(event[1])
             if watch is not None:  # else it was closed while the event was on its way
                 watch.put(event[0])
             return
-        with self._changed:
+        with self._lock:
             rvar = self._rvars.get(packet.rq_id)
             if rvar is None:
                 raise StoreConnectionError(f"xenstored answered request {packet.rq_id}, which was never made", "EPROTO")
@@ -295,7 +296,7 @@ class Router:
         """Make xenstored's watches equal to ours, which may change meanwhile; then let requests go on."""
         restored: dict[str, StoreWatch] = {}
         while True:
-            with self._changed:
+            with self._lock:
                 if self._state is State.CONNECTED:
                     return
                 missing = [watch for watch in self._watches.values()
@@ -326,7 +327,7 @@ class Router:
         """One request of the router's thread itself, which reads on until the answer is there."""
         deadline = monotonic() + self.timeout
         rvar = RVar(op, subject)
-        with self._changed:
+        with self._lock:
             packet = Packet(op, payload, self._assign(rvar))
         try:
             with self._send_lock:
@@ -345,7 +346,7 @@ class Router:
         else:
             self._lengthen_pause()  # a connection that broke at once is as good as none
         self._proved = False
-        with self._changed:
+        with self._lock:
             self._state = State.LOST
             self._generation += 1
             ended: Exception = ClosedError("the store is closed") if self._terminating else cause
@@ -353,7 +354,7 @@ class Router:
         with self._send_lock:
             self.connection.close()
         while True:
-            with self._changed:
+            with self._lock:
                 if self._changed.wait_for(lambda: self._terminating, self._pause):
                     return ClosedError("the store is closed")
             if self._reconnect_for is not None and monotonic() - self._lost_at >= self._reconnect_for:
@@ -366,7 +367,7 @@ class Router:
                 self._lengthen_pause()
                 continue
             self._connected_at = monotonic()
-            with self._changed:
+            with self._lock:
                 if not self._terminating:
                     return None
 
@@ -387,7 +388,7 @@ class Router:
         """No connection any more, for good."""
         with self._send_lock:
             self.connection.close()
-        with self._changed:
+        with self._lock:
             self._gone = error
             self._state = State.GONE
             self._fail_requests(error)

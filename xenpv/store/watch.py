@@ -34,7 +34,8 @@ class StoreWatch(Closing):
         self._overflowed = False
         self._error: StoreError | None = None
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
+        self._changed = threading.Condition(self._lock)
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def __repr__(self) -> str:
@@ -58,7 +59,7 @@ class StoreWatch(Closing):
         another StoreError when xenstored refused the watch after a reconnect, and ClosedError.
         """
         deadline = None if timeout is None else monotonic() + timeout
-        with self._changed:
+        with self._lock:
             while True:
                 if self._closed:
                     raise ClosedError(f"the watch of {self.path} is closed")
@@ -77,7 +78,7 @@ class StoreWatch(Closing):
 
     def fileno(self) -> int:
         """Readable while an event waits, and when the watch has failed. Raises ClosedError."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClosedError(f"the watch of {self.path} is closed")
             return self._eventfd
@@ -89,7 +90,7 @@ class StoreWatch(Closing):
 
     def shut(self) -> bool:
         """Give back what is held here, and nothing on the wire. False when that was done before."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 return False
             self._closed = True
@@ -99,7 +100,7 @@ class StoreWatch(Closing):
 
     def put(self, path: str) -> None:
         """Add an event."""
-        with self._changed:
+        with self._lock:
             if self._closed or self._overflowed or path in self._pending or self._too_deep(path):
                 return
             if len(self._pending) >= self._limit:
@@ -116,7 +117,7 @@ class StoreWatch(Closing):
 
     def fail(self, error: StoreError) -> None:
         """No event can come any more: wait() raises `error` once the pending ones are taken."""
-        with self._changed:
+        with self._lock:
             if not self._closed:
                 self._error = error
                 self._signal()
