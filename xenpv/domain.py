@@ -80,16 +80,17 @@ class Grants(Protocol):
     def share(self, domid: int, count: int = 1, *, writable: bool = True) -> SharedPages:
         """Grant `count` fresh zeroed pages to `domid`, read-only unless `writable`.
 
-        close() ends the grants. A page that its peer still has mapped is not reused before the peer unmaps it; close()
-        does not wait for that. Raises GrantError when there are no more pages or grant references.
+        Whether there is a domain `domid` is not asked. close() ends the grants. A page that its peer still has mapped is not
+        reused before the peer unmaps it; close() does not wait for that. Raises GrantError when there are no more pages or
+        grant references.
         """
         ...
 
     def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:
         """Map `domid`'s granted pages in the order given. All or nothing.
 
-        Raises GrantError with Xen's status: -2 no such domain, -3 no such reference, -8 granted read-only. A reference that
-        was not granted, or to another, is -1 on Xen and -3 or -8 on the emulated Xen.
+        Raises GrantError with Xen's status: -2 there is no such domain, -3 its grant table has no such reference, -1 the
+        reference was not granted to us, or only for reading (xen/common/grant_table.c, map_grant_ref).
         """
         ...
 
@@ -107,6 +108,10 @@ class EventChannel(Closable, Protocol):
 
     def fileno(self) -> int:
         """Readable while an event is pending and the port is not masked."""
+        ...
+
+    def wait_fileno(self) -> int:
+        """The descriptor that the core takes events from. It leaves it out of its polls while the port is masked."""
         ...
 
     def notify_fileno(self) -> int:

@@ -102,7 +102,7 @@ class Queue(Closing):
         refs = ffi.new("uint32_t[]", list(config.ring_refs))
         settings = ffi.new("struct xenpv_back_config *", {
             "domid": config.domid, "ring_refs": refs, "ring_pages": len(config.ring_refs), "port": channel.port,
-            "wait_fd": channel.fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
+            "wait_fd": channel.wait_fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
             "flag": config.flag, "persistent": config.persistent, "copy": config.copy, "readonly": config.readonly,
             "flush": config.flush, "discard": config.discard, "sector_size": config.sector_size,
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,

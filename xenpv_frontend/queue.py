@@ -71,7 +71,7 @@ class Queue(Closing):
         self._memory = [ffi.from_buffer("uint8_t[]", part, require_writable=True) for part in (ring, *parts)]
         refs = ffi.new("uint32_t[]", list(pool_refs))
         settings = ffi.new("struct xenpv_front_config *", {
-            "abi": abi, "flag": flag, "port": channel.port, "wait_fd": channel.fileno(),
+            "abi": abi, "flag": flag, "port": channel.port, "wait_fd": channel.wait_fileno(),
             "notify_fd": channel.notify_fileno(), "ring": self._memory[0], "ring_pages": ring.nbytes // PAGE_SIZE,
             "pool": self._memory[1] if parts else ffi.NULL, "pool_refs": refs, "pool_pages": len(pool_refs),
             "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,

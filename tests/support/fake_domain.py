@@ -223,6 +223,9 @@ class FakeChannel(Closes):
     def fileno(self) -> int:
         return self.fds[0]
 
+    def wait_fileno(self) -> int:
+        return self.fds[0]
+
     def notify_fileno(self) -> int:
         return self.fds[1]
 

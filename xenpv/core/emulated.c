@@ -42,7 +42,7 @@ static int take_page(struct emulated *hv, uint32_t domid, uint32_t ref, int writ
     if (result)
         return result;
     *status = writable && !(*out)->writable
-                  ? XENPV_GNTST_PERMISSION_DENIED
+                  ? XENPV_GNTST_GENERAL
                   : xenpv_entry_map((*out)->table, (*out)->track, ref % XENPV_SEGMENT_PAGES, hv->domid, writable);
     if (*status)
         return -1;

@@ -131,7 +131,7 @@ static int refusal(int error, int16_t *status)
         *status = XENPV_GNTST_BAD_GNTREF;
         return -1;
     case -EACCES:
-        *status = XENPV_GNTST_PERMISSION_DENIED;
+        *status = XENPV_GNTST_GENERAL;
         return -1;
     case -ENOSPC:
         *status = XENPV_GNTST_NO_SPACE;
@@ -195,10 +195,6 @@ int xenpv_segment_find(struct xenpv_segments *segments, uint32_t domid, uint32_t
     if (segment && segment->domid == domid && segment->number == number && !xenpv_table_ended(segment->table)) {
         *out = segment;
         return 0;
-    }
-    if (number == 0) {
-        *status = XENPV_GNTST_BAD_GNTREF;
-        return -1;
     }
     for (link = bucket(segments, domid, number); (segment = *link); link = &segment->next)
         if (segment->domid == domid && segment->number == number)

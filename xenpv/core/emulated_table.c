@@ -90,12 +90,10 @@ int16_t xenpv_entry_map(xenpv_entry *table, xenpv_track *track, uint32_t page, u
     for (;;) {
         uint64_t next;
 
-        if ((old & TYPE_MASK) != PERMIT_ACCESS)
-            return XENPV_GNTST_BAD_GNTREF;
-        if ((old >> DOMID_SHIFT & 0xffff) != domid || (writable && (old & READONLY)))
-            return XENPV_GNTST_PERMISSION_DENIED;
-        if ((writable ? writers(old) : readers(old)) == COUNT_MAX)
-            return XENPV_GNTST_NO_SPACE;
+        /* Xen tells none of these from another (common/grant_table.c, map_grant_ref and _set_status). */
+        if ((old & TYPE_MASK) != PERMIT_ACCESS || (old >> DOMID_SHIFT & 0xffff) != domid ||
+            (writable && (old & READONLY)) || (writable ? writers(old) : readers(old)) == COUNT_MAX)
+            return XENPV_GNTST_GENERAL;
         next = (old | READING | (writable ? WRITING : 0)) + (UINT64_C(1) << (writable ? WRITE_SHIFT : READ_SHIFT));
         /* acquire, with the release in offer: whoever maps sees what the granter wrote before it granted. It also keeps
          * the maptrack behind the entry: see emulated.h for why a client must die in this order. */

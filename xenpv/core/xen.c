@@ -66,8 +66,9 @@ static int map_once(struct xen *xen, struct ioctl_gntdev_map_grant_ref *request,
     return error == EINVAL ? -1 : -error;
 }
 
-/* Xen's reason for a refusal, which the kernel keeps to itself: a copy of one byte of each page is refused for the same. */
-static int16_t why_refused(struct xen *xen, uint32_t domid, const uint32_t *refs, uint32_t count, int writable)
+/* Xen's reason for a refusal, which the kernel keeps to itself: a copy of one byte of each page is refused for the same.
+ * What can be copied from was refused because it is read-only, which Xen says no differently. */
+static int16_t why_refused(struct xen *xen, uint32_t domid, const uint32_t *refs, uint32_t count)
 {
     uint8_t byte;
 
@@ -76,7 +77,7 @@ static int16_t why_refused(struct xen *xen, uint32_t domid, const uint32_t *refs
         if (xen->table.copy(&xen->table, domid, &piece, 1) != 0)
             return piece.status;
     }
-    return writable ? XENPV_GNTST_PERMISSION_DENIED : XENPV_GNTST_GENERAL;
+    return XENPV_GNTST_GENERAL;
 }
 
 static int xen_map(struct xenpv_hypervisor *table, uint32_t domid, const uint32_t *refs, uint32_t count, int writable,
@@ -113,7 +114,7 @@ static int xen_map(struct xenpv_hypervisor *table, uint32_t domid, const uint32_
     if (result) {
         free(mapping);
         if (result == -1)
-            out->status = why_refused(xen, domid, refs, count, writable);
+            out->status = why_refused(xen, domid, refs, count);
         return result;
     }
     mapping->next = xen->mappings;

@@ -15,9 +15,8 @@ from xenpv.errors import ClosedError, GrantError, HypervisorError
 _PAGES_MAX = 65536
 _PERMISSION_DENIED = -8
 
-_REASONS = {-1: "not granted, or not to us", -2: "there is no such domain", -3: "not granted",
-            _PERMISSION_DENIED: "granted to another, or read-only",
-            -13: "no space for one more mapping"}
+_REASONS = {-1: "not granted to us, or read-only", -2: "there is no such domain", -3: "no such grant reference",
+            _PERMISSION_DENIED: "not allowed by Xen's security policy", -13: "no space for one more mapping"}
 
 
 class Core(Closing):

@@ -27,13 +27,14 @@ def hold(true: bool, claim: str) -> None:
 
 
 @contextmanager
-def refused(error: type[Exception], claim: str) -> Iterator[None]:
-    """What is done inside must raise `error`, and a GrantError must carry a status."""
+def refused(error: type[Exception], claim: str, *, status: int | None = None) -> Iterator[None]:
+    """What is done inside must raise `error`, a GrantError with Xen's `status`."""
     try:
         yield
     except error as raised:
-        if isinstance(raised, GrantError):
-            hold(raised.status < 0, f"{claim}: status {raised.status} is no error")
+        if status is not None:
+            found = raised.status if isinstance(raised, GrantError) else None
+            hold(found == status, f"{claim}: refused with status {found}, not {status}")
         return
     _broken(claim)
 

@@ -24,6 +24,10 @@ def _bound(first: Domain, second: Domain) -> tuple[EventChannel, EventChannel]:
     return ours, theirs
 
 
+def _readable(channel: EventChannel, timeout: float) -> bool:
+    return bool(select.select([channel], [], [], timeout)[0])
+
+
 def binding_sets_pending(first: Domain, second: Domain) -> None:
     """The binder's port is pending at once, once; the other's is not."""
     with first.events.bind_unbound(second.domid) as ours:
@@ -46,13 +50,17 @@ def events_go_both_ways(first: Domain, second: Domain) -> None:
 
 
 def the_descriptor_is_readable(first: Domain, second: Domain) -> None:
-    """fileno() is readable while an event is pending and not taken."""
+    """fileno() is readable while an event is pending and the port is not masked."""
     ours, theirs = _bound(first, second)
     with ours, theirs:
-        hold(not select.select([theirs], [], [], 0)[0], "nothing is pending")
+        hold(not _readable(theirs, 0), "fileno() is readable without an event")
         ours.notify()
-        hold(bool(select.select([theirs], [], [], _SOON)[0]), "a pending event makes fileno() readable")
+        hold(_readable(theirs, _SOON), "a pending event makes fileno() readable")
         hold(theirs.wait(0), "what is readable can be taken")
+        ours.notify()
+        hold(not _readable(theirs, 0), "fileno() of a masked port is readable")
+        theirs.unmask()
+        hold(_readable(theirs, _SOON), "unmask() makes fileno() readable for what came while masked")
 
 
 def events_coalesce(first: Domain, second: Domain) -> None:
@@ -147,7 +155,7 @@ def closed_channels_say_so(first: Domain, second: Domain) -> None:
     port = ours.port
     ours.close()
     ours.close()
-    for use in (ours.notify, ours.unmask, ours.fileno, ours.notify_fileno, lambda: ours.wait(0)):
+    for use in (ours.notify, ours.unmask, ours.fileno, ours.wait_fileno, ours.notify_fileno, lambda: ours.wait(0)):
         with refused(ClosedError, "a closed channel was used"):
             use()
     with refused(EventChannelError, "a closed port was bound"):

@@ -10,6 +10,9 @@ from .contract import Check, MakePair, hold, refused, run
 _NOBODY = 0x7FEE
 """A domid that no test gives to anybody."""
 
+_NOT_GRANTED, _NO_SUCH_DOMAIN, _NO_SUCH_REFERENCE = -1, -2, -3
+"""GNTST_general_error, GNTST_bad_domain, GNTST_bad_gntref (public/grant_table.h)."""
+
 _UNUSED = 0x7FFF_0000
 """A reference that no grant table reaches. Low ones are not free: on Xen a guest's 0 and 1 are its console's and store's."""
 
@@ -47,10 +50,10 @@ def pages_come_in_the_order_asked(granter: Domain, foreign: Domain) -> None:
 
 
 def what_is_not_granted_cannot_be_mapped(granter: Domain, foreign: Domain) -> None:
-    """A reference that was never granted, or not yet."""
+    """A reference that the granter's table does not reach."""
     with granter.grants.share(foreign.domid) as shared:
         for ref in (_UNUSED, shared.refs[0] + 100_000, 0xFFFF_FFFF):
-            with refused(GrantError, f"grant {ref}, which nobody made, was mapped"):
+            with refused(GrantError, f"grant {ref}, which nobody made, was mapped", status=_NO_SUCH_REFERENCE):
                 foreign.grants.map(granter.domid, [ref])
 
 
@@ -60,21 +63,32 @@ def what_has_ended_cannot_be_mapped(granter: Domain, foreign: Domain) -> None:
     refs = list(shared.refs)
     foreign.grants.map(granter.domid, refs).close()
     shared.close()
-    with refused(GrantError, "a grant that has ended was mapped"):
+    with refused(GrantError, "a grant that has ended was mapped", status=_NOT_GRANTED):
         foreign.grants.map(granter.domid, refs)
 
 
 def what_was_granted_to_another_cannot_be_mapped(granter: Domain, foreign: Domain) -> None:
     """Only the domain that a page was granted to may map it."""
     with granter.grants.share(granter.domid) as shared:
-        with refused(GrantError, "a page granted to another domain was mapped"):
+        with refused(GrantError, "a page granted to another domain was mapped", status=_NOT_GRANTED):
             foreign.grants.map(granter.domid, shared.refs)
 
 
 def nobody_has_no_grants(granter: Domain, foreign: Domain) -> None:
     """A domain that is not there has nothing to map."""
-    with refused(GrantError, "a page of a domain that does not exist was mapped"):
-        foreign.grants.map(_NOBODY, [1000])
+    for ref in (0, 1000):
+        with refused(GrantError, "a page of a domain that does not exist was mapped", status=_NO_SUCH_DOMAIN):
+            foreign.grants.map(_NOBODY, [ref])
+
+
+def nobody_can_be_granted_pages(granter: Domain, foreign: Domain) -> None:
+    """Nobody asks whether the domain that a page is granted to is there; it maps nothing, and the grant ends as any other."""
+    with granter.grants.share(_NOBODY) as shared:
+        with refused(GrantError, "a page granted to a domain that does not exist was mapped", status=_NOT_GRANTED):
+            foreign.grants.map(granter.domid, shared.refs)
+    for domid in (0x7FF4, 0x1_0000, 0xFFFF_FFFF):
+        with refused(GrantError, f"a page was granted to {domid:#x}, which no domain can be", status=_NO_SUCH_DOMAIN):
+            granter.grants.share(domid)
 
 
 def read_only_pages_can_be_read(granter: Domain, foreign: Domain) -> None:
@@ -89,7 +103,7 @@ def read_only_pages_can_be_read(granter: Domain, foreign: Domain) -> None:
 def read_only_pages_cannot_be_written(granter: Domain, foreign: Domain) -> None:
     """A read-only grant cannot be mapped for writing, and a mapping for reading cannot be written."""
     with granter.grants.share(foreign.domid, writable=False) as shared:
-        with refused(GrantError, "a read-only grant was mapped for writing"):
+        with refused(GrantError, "a read-only grant was mapped for writing", status=_NOT_GRANTED):
             foreign.grants.map(granter.domid, shared.refs, writable=True)
         with foreign.grants.map(granter.domid, shared.refs, writable=False) as mapped:
             with refused(GrantError, "a mapping for reading was written"):
@@ -100,7 +114,7 @@ def read_only_pages_cannot_be_written(granter: Domain, foreign: Domain) -> None:
 def all_or_none_is_mapped(granter: Domain, foreign: Domain) -> None:
     """One bad reference among good ones: nothing is mapped, and the good ones can be ended and used again."""
     with granter.grants.share(foreign.domid, 2) as shared:
-        with refused(GrantError, "a map with one bad reference went through"):
+        with refused(GrantError, "a map with one bad reference went through", status=_NO_SUCH_REFERENCE):
             foreign.grants.map(granter.domid, [*shared.refs, _UNUSED])
         with foreign.grants.map(granter.domid, shared.refs) as mapped:
             hold(mapped.read(0, 1) == b"\0", "good references still map after a refusal")
@@ -195,8 +209,8 @@ def the_core_has_handles(granter: Domain, foreign: Domain) -> None:
 GRANT_CHECKS: tuple[Check, ...] = (
     shared_pages_are_zero, both_sides_see_one_memory, pages_come_in_the_order_asked,
     what_is_not_granted_cannot_be_mapped, what_has_ended_cannot_be_mapped,
-    what_was_granted_to_another_cannot_be_mapped, nobody_has_no_grants, read_only_pages_can_be_read,
-    read_only_pages_cannot_be_written, all_or_none_is_mapped, a_page_lives_until_its_last_unmap,
+    what_was_granted_to_another_cannot_be_mapped, nobody_has_no_grants, nobody_can_be_granted_pages,
+    read_only_pages_can_be_read, read_only_pages_cannot_be_written, all_or_none_is_mapped, a_page_lives_until_its_last_unmap,
     pages_are_zero_before_each_grant, mapped_memory_has_bounds, closed_objects_say_so,
     many_pages_are_one_memory, a_closed_domain_ends_its_mappings, the_core_has_handles,
 )

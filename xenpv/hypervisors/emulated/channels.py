@@ -17,9 +17,8 @@ from .link import Link
 class EmulatedEventChannel(Closing):
     """EventChannel of the emulated Xen: two eventfds.
 
-    A mask is nothing but not looking: fileno() is the eventfd itself, so it is readable while an event is pending, also
-    when wait() has masked the port. Who polls fileno() leaves it out between a taken event and unmask(), which is how
-    the core's queues do it. wait() keeps to the contract by itself. End a wait() before close().
+    A mask is nothing but not looking: the eventfd is readable while an event is pending, also when the port is masked, and
+    the core leaves it out of its polls then. fileno() is an epoll that does the same. End a wait() before close().
     """
 
     def __init__(self, owner: Channels, reply: Reply) -> None:
@@ -39,6 +38,10 @@ class EmulatedEventChannel(Closing):
         return self._port
 
     def fileno(self) -> int:
+        self._open()
+        return self._poll.fileno()
+
+    def wait_fileno(self) -> int:
         self._open()
         return self._wait_fd
 

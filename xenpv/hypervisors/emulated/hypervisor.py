@@ -55,6 +55,8 @@ class DomainState:
     clients: set[Client] = field(default_factory=set)
     segments: dict[int, Segment] = field(default_factory=dict)
     last_segment: int = 0
+    table_end: int = 0
+    """The highest segment until now. A grant table grows and never shrinks; references above it are outside."""
     ports: dict[int, Port] = field(default_factory=dict)
 
     @property
@@ -173,13 +175,14 @@ class Hypervisor:
     # ---- grants
 
     def _segment_new(self, client: Client, domain: DomainState, call: Call) -> Reply:
-        if call.domid not in self.domains:
+        if call.domid >= FIRST_RESERVED:  # Xen does not look who is there: a grant is an entry in the granter's own table
             raise Refused(errno.ESRCH)
         if len(domain.segments) >= self.limits.segments or self.faults.strikes("share", domain.domid):
             raise Refused(errno.ENOSPC)
         number = _free_number(domain.segments, domain.last_segment, 0xFFFFFF)
         segment = Segment(domain.domid, call.domid, number, bool(call.flags & calls.WRITABLE))
         domain.last_segment = number
+        domain.table_end = max(domain.table_end, number)
         domain.segments[number] = client.segments[number] = segment
         fault = self.faults.maps_of(domain.domid)
         if fault:
@@ -208,10 +211,10 @@ class Hypervisor:
         granter = self.domains.get(call.domid)
         if not granter:
             raise Refused(errno.ESRCH)
-        segment = granter.segments.get(call.number)
-        if not segment or segment.ended or not segment.ready:
+        if call.number > granter.table_end:
             raise Refused(errno.ENOENT)
-        if segment.foreign != client.domid:
+        segment = granter.segments.get(call.number)
+        if not segment or segment.ended or not segment.ready or segment.foreign != client.domid:
             raise Refused(errno.EACCES)
         if domain.openings >= self.limits.openings:
             raise Refused(errno.ENOSPC)

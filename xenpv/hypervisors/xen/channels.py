@@ -36,6 +36,9 @@ class XenEventChannel(Closing):
             raise ClosedError(f"event channel port {self._port} was closed")
         return self._fd
 
+    def wait_fileno(self) -> int:
+        return self.fileno()
+
     def notify_fileno(self) -> int:
         return self.fileno()
 
