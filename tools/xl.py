@@ -21,6 +21,7 @@ from xenpv.errors import HypervisorError
 
 from .domains import DomainInfo, Domains
 from .output import printable
+from .xen_tables import lsevtchn, mapped_grants, parse_ports
 
 __all__ = ["XlDomains", "run_xl"]
 
@@ -34,9 +35,13 @@ _UPTIME: Final = re.compile(r"(?P<name>.*?)\s+(?P<domid>\d+)\s+(?:(?P<days>\d+) 
 
 def run_xl(*words: str) -> str:
     """The standard output of ``xl WORDS``. Raises HypervisorError with xl's reason."""
-    command = " ".join(["xl", *words[:1]])
+    return _run("xl", *words)
+
+
+def _run(program: str, *words: str) -> str:
+    command = " ".join([os.path.basename(program), *words[:1]])
     try:
-        done = subprocess.run(["xl", *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT,
+        done = subprocess.run([program, *words], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT,
                               env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         raise HypervisorError("xl is not here: install it (Debian: `apt install xen-utils`), or work on the emulated "
@@ -66,7 +71,20 @@ class XlDomains(Domains):
         super().__init__(Path("/"))
 
     def _ask(self, verb: str, **values: Any) -> dict[str, Any]:
-        raise HypervisorError(f"Xen does not tell a domain's {verb}: `xl debug-keys` and `lsevtchn` do")
+        raise HypervisorError(f"{verb}: a real Xen has no such call, only the emulated Xen's host has")
+
+    def status(self) -> dict[str, Any]:
+        """What xl says of Xen (xl-info(1)), by xl's own names."""
+        pairs = (line.split(":", 1) for line in run_xl("info").splitlines() if ":" in line)
+        return {name.strip(): value.strip() for name, value in pairs}
+
+    def grants(self, domid: int) -> tuple[list[dict[str, Any]], int]:
+        """See Domains.grants; those alone that are mapped."""
+        return mapped_grants(domid, run_xl), 0
+
+    def ports(self, domid: int) -> list[dict[str, Any]]:
+        """See Domains.ports; `pending` is None, since Xen does not tell."""
+        return parse_ports(domid, _run(lsevtchn(), str(domid)))
 
     def all(self) -> list[DomainInfo]:
         ages = {int(found["domid"]): _seconds(found["days"], found["time"]) for line in run_xl("uptime").splitlines()
