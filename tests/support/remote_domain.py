@@ -10,12 +10,19 @@ Run as a program in the guest: it serves until it is told to stop.
 from __future__ import annotations
 
 import base64
+import contextlib
+import itertools
 import json
+import lzma
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support import guest_disk
 from xenpv import errors
 from xenpv.domain import Domain, Store
 from xenpv.hypervisors import open_domain
@@ -24,8 +31,10 @@ from xenpv.testing import store as store_checks
 
 NODE = "data/xenpv-agent"
 PATIENCE = 60.0
-CHUNK = 1024
-"""Bytes of a page in one call: a guest's node has 2048 at the most."""
+SOON = 3.0
+"""Seconds within which an event that was sent has reached the guest."""
+LONGEST = 1900
+"""Bytes of a call: a guest's node has 2048 at the most. So bytes are compressed; what the checks write is simple."""
 
 
 # ---- the guest's side ----
@@ -36,6 +45,7 @@ class Agent:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._objects: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
 
     def serve(self) -> None:
         self._store.write(f"{NODE}/request", "")
@@ -55,9 +65,7 @@ class Agent:
     def _answer(self, call: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"value": self._do(call["verb"], call.get("id", 0), decode(call.get("args", [])))}
-        except AssertionError as error:
-            return {"error": "AssertionError", "text": str(error)}
-        except (errors.XenpvError, ValueError) as error:
+        except Exception as error:  # whatever it is, it is the caller's: the next call is answered too
             return {"error": type(error).__name__, "text": str(error), "status": getattr(error, "status", None)}
 
     def _do(self, verb: str, number: int, args: list[Any]) -> Any:
@@ -70,10 +78,14 @@ class Agent:
             return getattr(store_checks, args[0])(XenStore, "data/xenpv-check")
         if verb == "stop":
             return None
-        target = self._objects[number]
+        target: Any = self._objects.get(number)
         match verb:
+            case "open_disk":
+                value = guest_disk.GuestDisk(*args)
             case "peek":
                 return encode(bytes(target.memory[args[0]:args[0] + args[1]]))
+            case "readable":
+                return bool(select.select([target], [], [], args[0])[0])
             case "poke":
                 target.memory[args[0]:args[0] + len(args[1])] = args[1]
                 return None
@@ -85,15 +97,15 @@ class Agent:
                 value = getattr(target, verb)
                 value = value(*args) if callable(value) else value
         if hasattr(value, "close"):
-            self._objects[len(self._objects)] = value
-            return len(self._objects) - 1
+            self._objects[next(self._numbers)] = value
+            return max(self._objects)
         return encode(value)
 
 
 def encode(value: Any) -> Any:
-    """`value` as JSON has it: bytes as {"b": base64}, numbers in a row as {"first": , "count": }."""
+    """`value` as JSON has it: bytes as {"b": base64 of LZMA}, numbers in a row as {"first": , "count": }."""
     if isinstance(value, bytes | bytearray | memoryview):
-        return {"b": base64.b64encode(value).decode()}
+        return {"b": base64.b64encode(lzma.compress(value, lzma.FORMAT_ALONE)).decode()}
     if isinstance(value, list | tuple):
         if len(value) > 8 and value == type(value)(range(value[0], value[0] + len(value))):
             return {"first": value[0], "count": len(value)}
@@ -106,7 +118,7 @@ def decode(value: Any) -> Any:
         return [decode(each) for each in value]
     if isinstance(value, dict):
         if "b" in value:
-            return base64.b64decode(value["b"])
+            return lzma.decompress(base64.b64decode(value["b"]))
         return list(range(value["first"], value["first"] + value["count"]))
     return value
 
@@ -120,12 +132,15 @@ class Line:
         self.store = store
         self.node = f"/local/domain/{domid}/{NODE}"
         self.seq = 0
+        self.dead = False
         self.watch = store.watch(f"{self.node}/reply")
         self.seq = self._await(0)["seq"]
 
     def _await(self, seq: int) -> dict[str, Any]:
         while True:
-            assert self.watch.wait(PATIENCE) is not None, f"the agent does not answer call {seq}"
+            assert not self.dead, "the agent did not answer an earlier call"
+            self.dead = self.watch.wait(PATIENCE) is None
+            assert not self.dead, f"the agent does not answer call {seq}"
             try:
                 answer: dict[str, Any] = json.loads(self.store.read(f"{self.node}/reply"))
             except errors.NoEntryError:
@@ -135,8 +150,9 @@ class Line:
 
     def call(self, verb: str, *args: Any, id: int = 0) -> Any:
         self.seq += 1
-        self.store.write(f"{self.node}/request",
-                         json.dumps({"seq": self.seq, "verb": verb, "id": id, "args": encode(list(args))}))
+        request = json.dumps({"seq": self.seq, "verb": verb, "id": id, "args": encode(list(args))})
+        assert len(request) <= LONGEST, f"{verb}: {len(request)} bytes do not fit a node"
+        self.store.write(f"{self.node}/request", request)
         answer = self._await(self.seq)
         name = answer.get("error")
         if name is None:
@@ -180,19 +196,18 @@ class RemoteMemory:
 
     def __getitem__(self, place: slice) -> bytes:
         start, stop, _ = place.indices(self.nbytes)
-        return b"".join(self._call("peek", at, min(CHUNK, stop - at)) for at in range(start, stop, CHUNK))
+        return bytes(self._call("peek", start, stop - start))
 
     def __setitem__(self, place: slice | int, data: bytes | int) -> None:
         if isinstance(place, int):
             place, data = slice(place, place + 1), bytes([data])  # type: ignore[list-item]
         start, _, _ = place.indices(self.nbytes)
         assert isinstance(data, bytes)
-        for at in range(0, len(data), CHUNK):
-            self._call("poke", start + at, data[at:at + CHUNK])
+        self._call("poke", start, data)
 
 
 class RemoteShared(RemoteObject):
-    @property
+    @cached_property
     def refs(self) -> Sequence[int]:
         return tuple(self._call("refs"))
 
@@ -208,22 +223,39 @@ class RemoteMapped(RemoteObject):
         return bool(self._call("writable"))
 
     def read(self, offset: int, length: int) -> bytes:
-        if not 0 < length <= 16 * CHUNK:
-            return bytes(self._call("read", offset, length))
-        return b"".join(self._call("read", offset + at, min(CHUNK, length - at)) for at in range(0, length, CHUNK))
+        return bytes(self._call("read", offset, length))
 
     def write(self, offset: int, data: bytes) -> None:
-        for at in range(0, len(data), CHUNK):
-            self._call("write", offset + at, data[at:at + CHUNK])
+        self._call("write", offset, data)
 
 
 class RemoteChannel(RemoteObject):
+    def __init__(self, line: Line, id: int) -> None:
+        super().__init__(line, id)
+        self._mirror = -1
+
     @property
     def port(self) -> int:
         return int(self._call("port"))
 
     def fileno(self) -> int:
-        return int(self._call("fileno"))
+        """A descriptor here, which is readable now if the guest's is within SOON."""
+        readable = bool(self._call("readable", SOON))
+        if self._mirror < 0:
+            self._mirror = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._mirror)
+        os.eventfd_write(self._mirror, readable)
+        return self._mirror
+
+    def close(self) -> None:
+        super().close()
+        if self._mirror >= 0:
+            os.close(self._mirror)
+            self._mirror = -1
+
+    def wait_fileno(self) -> int:
+        return int(self._call("wait_fileno"))
 
     def notify_fileno(self) -> int:
         return int(self._call("notify_fileno"))
@@ -241,6 +273,31 @@ class RemoteChannel(RemoteObject):
 class RemoteCore(RemoteObject):
     def detach(self) -> int:
         return int(self._call("detach"))
+
+
+class RemoteDisk(RemoteObject):
+    """A disk that is open in the guest (guest_disk.GuestDisk)."""
+
+    def __init__(self, line: Line, vdev: str, *, flag: bool, spin: bool) -> None:
+        super().__init__(line, line.call("open_disk", vdev, flag, spin))
+
+    def flag(self) -> bool:
+        return bool(self._call("flag"))
+
+    def digest(self) -> str:
+        return str(self._call("digest"))
+
+    def write(self, seed: int) -> None:
+        self._call("write", seed)
+
+    def read_alone(self, count: int) -> None:
+        self._call("read_alone", count)
+
+    def read_together(self, count: int) -> None:
+        self._call("read_together", count)
+
+    def counters(self) -> dict[str, int]:
+        return dict(json.loads(self._call("counters")))
 
 
 class RemoteDomain(RemoteObject):
@@ -273,6 +330,7 @@ def as_domain(remote: RemoteDomain) -> Domain:
 
 
 if __name__ == "__main__":
+    guest_disk.leave_disks_alone()
     print("agent: serving", flush=True)
     with XenStore("/dev/xen/xenbus") as store:
         Agent(store).serve()

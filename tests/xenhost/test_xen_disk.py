@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.xenhost.conftest import run
 from xenpv.domain import Domain, Transaction
 from xenpv.hypervisors import open_domain
 from xenpv.xenbus import VbdPlace, vbd_nodes
@@ -23,9 +24,18 @@ PATTERN = random.Random(1).randbytes(SIZE)
 DEVID = 51712
 
 
-def kernel_drivers() -> list[str]:
-    """The kernel's own ends of a vbd, which would take the test's."""
-    return [name for name in ("xen_blkfront", "xen_blkback") if Path("/sys/module", name).exists()]
+KERNEL_DRIVERS = ["xen_blkfront", "xen_blkback"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_kernel_drivers() -> Iterator[None]:
+    """Without the kernel's own ends of a vbd, which would take the test's: both ends are in one domain here."""
+    loaded = [name for name in KERNEL_DRIVERS if Path("/sys/module", name).exists()]
+    if loaded:
+        run("modprobe", "-r", *loaded)
+    yield
+    if loaded:
+        run("modprobe", "-a", *loaded)
 
 
 @contextmanager
@@ -50,10 +60,10 @@ def attached(dom0: Domain, image: Path) -> Iterator[VbdPlace]:
 
 
 @contextmanager
-def serving(run: Path, **options: object) -> Iterator[Domain]:
+def serving(directory: Path, **options: object) -> Iterator[Domain]:
     """A backend in a thread; its domain."""
     with open_domain("xen:") as dom0:
-        backend = Backend(dom0, run, BackendOptions(spin_us=0, **options))  # type: ignore[arg-type]
+        backend = Backend(dom0, directory, BackendOptions(spin_us=0, **options))  # type: ignore[arg-type]
         thread = threading.Thread(target=backend.serve)
         thread.start()
         try:
@@ -66,8 +76,6 @@ def serving(run: Path, **options: object) -> Iterator[Domain]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    if loaded := kernel_drivers():
-        pytest.skip(f"the kernel's {' and '.join(loaded)} would take the disk: modprobe -r {' '.join(loaded)}")
     path = tmp_path / "disk.img"
     path.write_bytes(PATTERN)
     return path

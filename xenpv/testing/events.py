@@ -64,16 +64,22 @@ def the_descriptor_is_readable(first: Domain, second: Domain) -> None:
 
 
 def events_coalesce(first: Domain, second: Domain) -> None:
-    """Many notifications before the first is taken are one event, or two: one that was delivered, and one behind it."""
+    """Notifications before the first is taken are fewer events than they are: one where nobody took it in between.
+
+    On Xen the peer's kernel takes the first, and keeps what comes then as a second; of five, three events have been seen
+    (Xen 4.17, two CPUs, a guest that notifies slowly). So a driver counts on no number.
+    """
     ours, theirs = _bound(first, second)
     with ours, theirs:
         for _ in range(5):
             ours.notify()
         hold(theirs.wait(_SOON), "the event arrives")
+        events = 1
         theirs.unmask()
-        if theirs.wait(0):  # Xen's port was masked as soon as its kernel saw the first; what came then was kept
+        while events < 5 and theirs.wait(0):
+            events += 1
             theirs.unmask()
-        hold(not theirs.wait(0), "five notifications were more than two events")
+        hold(events < 5, "five notifications were five events")
 
 
 def a_taken_event_masks(first: Domain, second: Domain) -> None:

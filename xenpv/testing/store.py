@@ -30,11 +30,14 @@ def require(holds: bool, claim: str) -> None:
 
 
 @contextmanager
-def refused(kind: type[Exception], claim: str) -> Iterator[None]:
-    """Require that the block raises `kind`."""
+def refused(kind: type[Exception], claim: str, *, code: str | None = None) -> Iterator[None]:
+    """Require that the block raises `kind`, a StoreError with the error's name `code` on the wire."""
     try:
         yield
-    except kind:
+    except kind as error:
+        if code is not None:
+            found = error.code if isinstance(error, StoreError) else None
+            require(found == code, f"{claim}, with {code} and not {found}")
         return
     raise AssertionError(claim)
 
@@ -137,7 +140,7 @@ def check_paths(make: Maker, base: str = BASE) -> None:
     with place(make, base) as store:
         for path in ("", "//", f"{base}/", f"{base}//a", f"{base}/a\n", f"{base}/a\0", f"{base}/a b", f"{base}/\u00e9",
                      "/" + "x" * 3072, "x" * 2049):
-            with refused(StoreError, f"{path[:40]!r} is refused as a path"):
+            with refused(StoreError, f"{path[:40]!r} is refused as a path", code="EINVAL"):
                 store.write(path, b"")
         require(store.list(base) == [], "nothing was written")
 
@@ -153,7 +156,7 @@ def check_permissions(make: Maker, base: str = BASE) -> None:
         store.write(f"{base}/child", b"")
         require(store.get_permissions(f"{base}/child")[0] == f"b{owner}", "a new node has its parent's permissions")
         for bad in ([], ["x0"], ["r"], ["r-1"], ["r0\n"]):
-            with refused(StoreError, f"{bad} is refused as permissions"):
+            with refused(StoreError, f"{bad} is refused as permissions", code="EINVAL"):
                 store.set_permissions(base, bad)
         with refused(NoEntryError, "a node that is not there has no permissions"):
             store.get_permissions(f"{base}/missing")
@@ -240,7 +243,7 @@ def check_transaction_abort(make: Maker, base: str = BASE) -> None:
         require(store.list(base) == [], "nothing of an aborted transaction is seen")
         with refused(ClosedError, "a transaction that has ended is closed"):
             leaked[0].write(f"{base}/late", b"")
-        with refused(StoreError, "one bad path spoils the whole of write_all"):
+        with refused(StoreError, "one bad path spoils the whole of write_all", code="EINVAL"):
             store.write_all({f"{base}/good": b"", f"{base}/bad path": b""})
         require(store.list(base) == [], "write_all writes all or nothing")
 
