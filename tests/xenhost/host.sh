@@ -1,18 +1,73 @@
-# What the scripts of this folder share: sourced in dom0 by each of them. `xenpv testhost run SCRIPT host.sh` runs one.
+# What the scripts of this folder share: sourced in dom0 by each of them. `xenpv testhost run SCRIPT tests/xenhost/*.sh`
+# runs one. A script is a row of scenarios; a scenario begins and ends without guests, and leaves nothing behind.
+# shellcheck shell=bash
 set -euo pipefail
 export XENPV_RUNDIR=/run/xenpv
 results=${XENPV_RESULTS:-/tmp}
+summary=${XENPV_SUMMARY:-/tmp/summary}
+script=$(basename "$0" .sh)
 taint=$(cat /proc/sys/kernel/tainted)
+counts=$(mktemp -d)
+scenario=
 backend=
 
-say() { echo "== $*"; }
+say() { echo "-- $*"; }
 die() {
     echo "FAILED: $*"
     xenstore-ls -f /local/domain/0/backend 2>/dev/null | head -60 || true
     tail -n 20 "$results"/backend.log /var/log/xen/console/guest-*.log 2>/dev/null || true
     exit 1
 }
-trap 'status=$?; [ $status = 0 ] || echo "FAILED: status $status in line $LINENO"; [ -z "$backend" ] || kill "$backend" 2>/dev/null || true' EXIT
+
+# The life of a scenario: what it is about, and one line in the summary.
+
+scenario() {
+    passed
+    scenario=$*
+    echo "== $script: $scenario"
+    count_before
+}
+# passed: the scenario before is over, or the last one.
+passed() {
+    [ -n "$scenario" ] || return 0
+    count_after
+    kernel_is_content
+    echo "pass  $script: $scenario" | tee -a "$summary"
+    scenario=
+}
+ended() {
+    local status=$?
+    [ "$status$scenario" = 0 ] || echo "FAIL  $script: ${scenario:-outside its scenarios}" | tee -a "$summary"
+    [ -z "$backend" ] || kill "$backend" 2>/dev/null || true
+    rm -rf "$counts"
+}
+trap ended EXIT
+
+# What there is, seen from outside: the backend's descriptors and its mappings of devices and files, dom0's event channels,
+# the store, the domains and Xen's grant tables. Numbers that are given out anew each time are left out.
+
+count_before() { count before; }
+# count_after: all of it is back to where it was, at once or when xl and the kernel are done.
+count_after() { until_true 20 count_is_back || die "left behind: $(diff -r "$counts/before" "$counts/after" || true)"; }
+count_is_back() { count after && diff -rq "$counts/before" "$counts/after" >/dev/null; }
+count() {
+    local to=$counts/$1
+    mkdir -p "$to"
+    if [ -n "$backend" ]; then
+        find "/proc/$backend/fd" -type l -printf '%l\n' | tr -d 0-9 | sort >"$to/descriptors"
+        awk '$6 ~ "^/dev/|^/run/|^anon_inode" { print $6 }' "/proc/$backend/maps" | sort >"$to/maps"
+    fi
+    lsevtchn 0 | sed 's/^ *[0-9]*: //' | sort >"$to/event-channels"
+    xenstore-ls -f /local/domain >"$to/store"
+    xl list | awk 'NR > 1 { print $1, $2 }' >"$to/domains"
+    xl debug-keys g
+    xl dmesg | tac | sed '/gnttab_usage_print_all \[/q' | tac >"$to/grants"
+}
+
+kernel_is_content() {
+    [ "$(cat /proc/sys/kernel/tainted)" = "$taint" ] || die "the kernel is tainted"
+    ! dmesg | grep -E "BUG|WARNING|Oops|Call Trace|Bad page|Bad rss" || die "the kernel complains"
+}
 
 # until_true SECONDS COMMAND...: polls the command.
 until_true() {
@@ -25,16 +80,20 @@ until_true() {
     done
 }
 
-# start_backend [OPTIONS]: returns when it serves.
+# start_backend: returns when it serves.
 start_backend() {
-    xenpv --hypervisor xen: backend run "$@" >>"$results/backend.log" 2>&1 &
+    xenpv --hypervisor xen: backend run >>"$results/backend.log" 2>&1 &
     backend=$!
     until_true 60 [ -S $XENPV_RUNDIR/backend/control ] || die "the backend does not start"
 }
-
 stop_backend() {
     kill "$backend"
     wait "$backend" || die "the backend ended with status $?"
+    backend=
+}
+kill_backend() {
+    kill -9 "$backend"
+    wait "$backend" 2>/dev/null || true
     backend=
 }
 
@@ -55,24 +114,23 @@ END
 }
 
 console() { echo "/var/log/xen/console/guest-$1.log"; }
-said() { grep -q -- "$2" "$(console "$1")" 2>/dev/null; }
+said() { grep -qa -- "$2" "$(console "$1")" 2>/dev/null; }
 # guest_says NAME TEXT SECONDS
 guest_says() { until_true "$3" said "$1" "$2" || die "guest $1 did not say '$2' within $3 s"; }
 gone() { ! xl domid "$1" >/dev/null 2>&1; }
-key() { xenstore-read "$1" 2>/dev/null || true; }
-key_is() { [ "$(key "$1")" = "$2" ]; }
-# An error of the guest's disk is the failure of every test here.
+# guest_ends NAME SECONDS: by itself, with status 0 and without an error of its disk.
+guest_ends() {
+    guest_says "$1" "guest: exit" "$2"
+    said "$1" "guest: exit 0" || die "guest $1 failed"
+    no_guest_errors "$1"
+    until_true 60 gone "$1" || die "guest $1 does not end"
+}
 no_guest_errors() {
     ! grep -aE "I/O error|blk_update_request|EXT4-fs error|Buffer I/O|Oops|BUG:" "$(console "$1")" || die "guest $1 saw errors"
 }
+# image_is_right NAME IMAGE: it holds what the guest read last.
+image_is_right() { said "$1" "guest: disk $(sha256sum <"$2" | cut -c1-64)" || die "the image $2 differs from what $1 saw"; }
 
-# Nothing of a disk stays in the store, and the kernel has nothing to complain of.
-nothing_left() {
-    until_true 20 nodes_gone || die "nodes are left"
-    [ "$(cat /proc/sys/kernel/tainted)" = "$taint" ] || die "the kernel is tainted"
-    ! dmesg | grep -E "BUG|WARNING|Call Trace|Bad page" || die "the kernel complains"
-}
-nodes_gone() {
-    [ -z "$(xenstore-ls -f /local/domain/0/backend/vbd 2>/dev/null | grep -E 'vbd/[0-9]+/' || true)" ] &&
-        [ -z "$(ls /sys/bus/xen-backend/devices | grep vbd || true)" ]
-}
+key() { xenstore-read "$1" 2>/dev/null || true; }
+key_is() { [ "$(key "$1")" = "$2" ]; }
+kernel_devices() { find /sys/bus/xen-backend/devices -name 'vbd*'; }

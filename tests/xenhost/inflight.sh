@@ -1,0 +1,90 @@
+# What ends while requests are in flight, out of order: the storage is slow in its first half. The backend is killed or told
+# to end and comes back; a disk is taken away; a guest is destroyed.
+. ./host.sh
+modprobe dm-delay
+xenpv host install
+truncate -s 32M /tmp/a.img
+loop=$(losetup -f --show /tmp/a.img)
+printf '0 32768 delay %s 0 400\n32768 32768 linear %s 32768\n' "$loop" "$loop" | dmsetup --noudevsync --noudevrules create uneven
+disk=/dev/mapper/uneven
+start_backend
+
+# overtaken DOMID DEVID: how many requests are unanswered though a later one is answered, by the queues' journals
+# (xenpv/core/journal.h).
+overtaken() {
+    python3 - "$XENPV_RUNDIR/backend/$1-$2"-*.journal <<'END'
+import struct, sys
+total = 0
+for path in sys.argv[1:]:
+    data = open(path, "rb").read()
+    entries = struct.unpack_from("<I", data, 12)[0]
+    answers = [struct.unpack_from("<III", data, 64 + 128 * entries + 16 * number) for number in range(entries)]
+    answered = {request for response, request, slot in answers if (response, request, slot) != (0, 0, 0)}
+    taken = [struct.unpack_from("<II", data, 64 + 128 * slot + 112) for slot in range(entries)]
+    total += sum(index not in answered and any(later > index for later in answered) for index, valid in taken if valid)
+print(total)
+END
+}
+some_overtaken() { [ "$(overtaken "$domid" "$1")" -gt 0 ]; }
+rounds() { grep -ac "guest: round" "$(console uneven)"; }
+more_rounds() { [ "$(rounds)" -gt "$1" ]; }
+
+scenario "kill -9 and SIGTERM with requests in flight out of order: the guest sees a pause and no error"
+guest_config uneven guest_uneven.sh "disk = [\"$disk,raw,xvda,w\"]"
+xenpv create /tmp/uneven.cfg
+domid=$(xenpv domid uneven)
+guest_says uneven "guest: round 1 " 120
+total=0
+for end in kill_backend kill_backend stop_backend kill_backend; do
+    until_true 60 some_overtaken 51712 || die "nothing is out of order"
+    $end
+    left=$(overtaken "$domid" 51712)
+    say "$end after $(rounds) rounds: $left requests overtaken and not answered"
+    [ $end = kill_backend ] || [ "$left" = 0 ] || die "SIGTERM left requests unanswered"
+    total=$((total + left))
+    key_is "/local/domain/0/backend/vbd/$domid/51712/state" 4 || die "the state is not 4 any more"
+    seen=$(rounds)
+    start_backend
+    until_true 60 more_rounds "$seen" || die "the guest does not go on"
+done
+[ $total -gt 0 ] || die "no kill met requests out of order"
+guest_ends uneven 180
+image_is_right uneven /tmp/a.img
+
+scenario "a guest is destroyed with requests in flight out of order"
+rm -f "$(console uneven)"
+xl create -q /tmp/uneven.cfg 'disk = ["script=block-xenpv,vdev=xvda,target=/dev/mapper/uneven"]'
+domid=$(xl domid uneven)
+guest_says uneven "guest: round 1 " 120
+until_true 60 some_overtaken 51712 || die "nothing is out of order"
+xl destroy uneven
+
+scenario "a disk is detached under I/O: it ends for the guest as with the kernel's backend, and what was written stands"
+guest_config detach guest_detach.sh
+xl create -q /tmp/detach.cfg
+domid=$(xl domid detach)
+guest_says detach "guest: up" 120
+time=0
+# detached_by TOOL SPEC: the disk is attached with that tool, written by the guest, and taken away.
+detached_by() {
+    time=$((time + 1))
+    dd if=/dev/zero of=/tmp/a.img bs=1M count=32 conv=notrunc status=none
+    "$1" block-attach detach "$2"
+    guest_says detach "guest: $time writes" 60
+    "$1" block-detach detach xvdb
+    guest_says detach "guest: $time ended" 60
+    blocks=$(sed -n "s/.*guest: $time ended, \([0-9]*\) blocks.*/\1/p" "$(console detach)")
+    say "$1 $2: $blocks blocks were written"
+    found=$(tr -d '\000' </tmp/a.img | wc -c)
+    [ "$found" -ge $((blocks * 16384)) ] || die "only $found bytes of $blocks blocks are on the image"
+}
+detached_by xl "phy:$disk,xvdb,w"
+detached_by xl "script=block-xenpv,vdev=xvdb,target=$disk"
+detached_by xenpv "$disk,,xvdb"
+xl destroy detach
+passed
+
+stop_backend
+dmsetup --noudevsync --noudevrules remove uneven
+losetup -d "$loop"
+xenpv host uninstall
