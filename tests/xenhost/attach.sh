@@ -1,6 +1,6 @@
 # A stock PV guest gets a disk of ours by `xenpv block-attach` before it runs, and makes a file system on it.
 . ./host.sh
-truncate -s 24M /tmp/a.img
+fresh_image 24M /tmp/a.img
 guest_config ext4 guest_ext4.sh
 lsmod | grep -q xen_blkback || die "xen-blkback is not loaded"
 start_backend
@@ -16,7 +16,7 @@ key_is "$node/feature-xenpv-notify-flag" 1 || die "no adverts"
 xl unpause ext4
 guest_says ext4 "guest: up" 60
 guest_ends ext4 120
-e2fsck -fn /tmp/a.img
+fsck_is_clean /tmp/a.img
 image_is_right ext4 /tmp/a.img
 said ext4 "guest: file $(debugfs -R 'cat random' /tmp/a.img 2>/dev/null | sha256sum | cut -c1-64)" || die "the file differs"
 passed

@@ -1,7 +1,7 @@
 # xenpv's own verbs on Xen: create, list, domid, block-attach to a running guest, block-list, block-detach, destroy.
 . ./host.sh
-truncate -s 24M /tmp/a.img
-truncate -s 16M /tmp/b.img
+fresh_image 24M /tmp/a.img
+fresh_image 16M /tmp/b.img
 start_backend
 
 scenario "create with a wrong disk leaves nothing"

@@ -43,8 +43,8 @@ ended() {
 }
 trap ended EXIT
 
-# What there is, seen from outside: the backend's descriptors and its mappings of devices and files, dom0's event channels,
-# the store, the domains and Xen's grant tables. Numbers that are given out anew each time are left out.
+# What there is, seen from outside: the backend's descriptors, its mappings of devices and files and its run directory, dom0's
+# event channels, the store, the domains and Xen's grant tables. Numbers that are given out anew each time are left out.
 
 count_before() { count before; }
 # count_after: all of it is back to where it was, at once or when xl and the kernel are done.
@@ -55,13 +55,15 @@ count() {
     mkdir -p "$to"
     if [ -n "$backend" ]; then
         find "/proc/$backend/fd" -type l -printf '%l\n' | tr -d 0-9 | sort >"$to/descriptors"
+        ls "$XENPV_RUNDIR/backend" >"$to/run-directory"
         awk '$6 ~ "^/dev/|^/run/|^anon_inode" { print $6 }' "/proc/$backend/maps" | sort >"$to/maps"
     fi
     lsevtchn 0 | sed 's/^ *[0-9]*: //' | sort >"$to/event-channels"
     xenstore-ls -f /local/domain >"$to/store"
     xl list | awk 'NR > 1 { print $1, $2 }' >"$to/domains"
     xl debug-keys g
-    xl dmesg | tac | sed '/gnttab_usage_print_all \[/q' | tac >"$to/grants"
+    # The tables' own sizes only grow.
+    xl dmesg | tac | sed '/gnttab_usage_print_all \[/q' | grep -v "maptrack frames" | tac >"$to/grants"
 }
 
 kernel_is_content() {
@@ -71,11 +73,10 @@ kernel_is_content() {
 
 # until_true SECONDS COMMAND...: polls the command.
 until_true() {
-    local tries=$(($1 * 10))
+    local deadline=$((SECONDS + $1))
     shift
     until "$@"; do
-        tries=$((tries - 1))
-        [ $tries -gt 0 ] || return 1
+        [ $SECONDS -le $deadline ] || return 1
         sleep 0.1
     done
 }
@@ -126,10 +127,14 @@ guest_ends() {
     until_true 60 gone "$1" || die "guest $1 does not end"
 }
 no_guest_errors() {
-    ! grep -aE "I/O error|blk_update_request|EXT4-fs error|Buffer I/O|Oops|BUG:" "$(console "$1")" || die "guest $1 saw errors"
+    ! grep -aE "I/O error|EXT4-fs error|incorrect id|disabled for further use|Oops|BUG:" "$(console "$1")" || die "guest $1 saw errors"
 }
+fsck_is_clean() { e2fsck -fn "$1" >/tmp/e2fsck.log 2>&1 || die "$1: $(cat /tmp/e2fsck.log)"; }
 # image_is_right NAME IMAGE: it holds what the guest read last.
 image_is_right() { said "$1" "guest: disk $(sha256sum <"$2" | cut -c1-64)" || die "the image $2 differs from what $1 saw"; }
+
+# fresh_image SIZE PATH: of zeros.
+fresh_image() { rm -f "$2" && truncate -s "$1" "$2"; }
 
 key() { xenstore-read "$1" 2>/dev/null || true; }
 key_is() { [ "$(key "$1")" = "$2" ]; }

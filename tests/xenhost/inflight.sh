@@ -3,7 +3,7 @@
 . ./host.sh
 modprobe dm-delay
 xenpv host install
-truncate -s 32M /tmp/a.img
+fresh_image 32M /tmp/a.img
 loop=$(losetup -f --show /tmp/a.img)
 printf '0 32768 delay %s 0 400\n32768 32768 linear %s 32768\n' "$loop" "$loop" | dmsetup --noudevsync --noudevrules create uneven
 disk=/dev/mapper/uneven

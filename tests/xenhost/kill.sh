@@ -1,6 +1,6 @@
 # The backend ends under a guest's file system and is started again, several times: the guest sees pauses and no error.
 . ./host.sh
-truncate -s 32M /tmp/a.img
+fresh_image 32M /tmp/a.img
 guest_config busy guest_busy.sh 'disk = ["/tmp/a.img,raw,xvda,w"]'
 start_backend
 
@@ -23,8 +23,22 @@ guest_says busy "guest: round 1 " 120
 for end in kill_backend kill_backend kill_backend stop_backend; do goes_on $end; done
 xenpv block-list -v busy
 guest_ends busy 120
-e2fsck -fn /tmp/a.img
+fsck_is_clean /tmp/a.img
 image_is_right busy /tmp/a.img
-grep -c adopted "$results/backend.log"
+
+scenario "no backend runs: detach says so, -f takes the disk; a guest is destroyed; the next backend finds nothing"
+fresh_image 16M /tmp/b.img
+guest_config alone guest_hot.sh 'disk = ["/tmp/a.img,raw,xvda,w", "/tmp/b.img,raw,xvdb,w"]'
+xenpv create /tmp/alone.cfg
+guest_says alone "guest: xvdb written" 120
+kill_backend
+if xenpv block-detach alone xvdb 2>/tmp/error; then die "a disk without a backend was detached"; fi
+cat /tmp/error
+grep -q "is it running" /tmp/error || die "the error does not say that no backend runs"
+[ "$(wc -l </tmp/error)" = 1 ] || die "the error has several lines"
+xenpv block-detach -f alone xvdb
+guest_says alone "guest: xvdb gone" 60
+xl destroy alone
+start_backend
 passed
 stop_backend

@@ -23,7 +23,7 @@ for boot in 1 2; do
     guest_ends root 120
     said root "guest: root /dev/xvda ext4" || die "the root is not the disk"
     said root "guest: boot $boot" || die "boot $((boot - 1)) was not kept"
-    e2fsck -fn /tmp/root.img
+    fsck_is_clean /tmp/root.img
     for file in /bin/busybox /random; do
         said root "guest: sum $(debugfs -R "cat $file" /tmp/root.img 2>/dev/null | sha256sum | cut -c1-64)  $file" ||
             die "$file is not what the guest read"

@@ -1,8 +1,8 @@
 # Stock xl alone: a disk with script=block-xenpv is served by our backend, though xen-blkback is loaded; block-list,
 # block-detach, block-attach to a running guest and destroy behave, and errors are one line.
 . ./host.sh
-truncate -s 24M /tmp/a.img
-truncate -s 16M /tmp/b.img
+fresh_image 24M /tmp/a.img
+fresh_image 16M /tmp/b.img
 lsmod | grep -q xen_blkback || die "xen-blkback is not loaded"
 
 scenario "host install"
@@ -26,7 +26,7 @@ xenpv block-list plain
 xl block-list plain | grep -q 51712 || die "xl does not list it"
 xl unpause plain
 guest_ends plain 120
-e2fsck -fn /tmp/a.img
+fsck_is_clean /tmp/a.img
 image_is_right plain /tmp/a.img
 
 scenario "xl block-attach to a running guest, block-detach, destroy under I/O"
