@@ -1,12 +1,11 @@
-# Every script of this folder in one boot, each on a host without guests and backend: `xenpv testhost run tests/xenhost/all.sh
-# tests/xenhost/*.sh`. Scripts may be named in $XENPV_SCRIPTS. One line a scenario at the end; the status is 1 if one failed.
+# Every script of this folder in one boot: `xenpv testhost run tests/xenhost/all.sh tests/xenhost/*.sh`. Scripts may be named
+# in $XENPV_SCRIPTS. One line a scenario at the end; the status is 1 if one failed.
 # shellcheck shell=bash
 export XENPV_SUMMARY=${XENPV_RESULTS:-/tmp}/summary
 : >"$XENPV_SUMMARY"
 status=0
 for script in ${XENPV_SCRIPTS:-attach commands xl_create root kill inflight}; do
     bash "./$script.sh" || status=1
-    xl list | awk 'NR > 1 && $2 > 0 { print $2 }' | while read -r domid; do xl destroy "$domid"; done
 done
 echo "==== every scenario"
 cat "$XENPV_SUMMARY"

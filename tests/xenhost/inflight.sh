@@ -2,10 +2,11 @@
 # to end and comes back; a disk is taken away; a guest is destroyed.
 . ./host.sh
 modprobe dm-delay
+export DM_DISABLE_UDEV=1 # udevd does not run here: dmsetup makes the node itself
 xenpv host install
 fresh_image 32M /tmp/a.img
 loop=$(losetup -f --show /tmp/a.img)
-printf '0 32768 delay %s 0 400\n32768 32768 linear %s 32768\n' "$loop" "$loop" | dmsetup --noudevsync --noudevrules create uneven
+printf '0 32768 delay %s 0 400\n32768 32768 linear %s 32768\n' "$loop" "$loop" | dmsetup create uneven
 disk=/dev/mapper/uneven
 start_backend
 
@@ -85,6 +86,6 @@ xl destroy detach
 passed
 
 stop_backend
-dmsetup --noudevsync --noudevrules remove uneven
+dmsetup remove uneven
 losetup -d "$loop"
 xenpv host uninstall
