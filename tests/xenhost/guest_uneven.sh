@@ -1,8 +1,8 @@
-# In a guest: /dev/xvda is slow in its first half. Six writers there and two in the second half, each with a place of its
-# own, write another pattern every round, and read it back; ten rounds.
+# In a guest: /dev/xvda is slower in its first half than in its second. Six writers there and two here, each with a place of
+# its own, write another pattern every round, and read it back; ten rounds.
 disk=/dev/xvda
 until [ -b $disk ]; do sleep 0.1; done
-dd if=/dev/urandom of=/source bs=64k count=8 2>/dev/null
+dd if=/dev/urandom of=/source bs=64k count=16 2>/dev/null
 half=$(($(cat /sys/block/xvda/size) / 2 / 32)) # in blocks of 16 KiB
 # put PLACE BLOCKS, get PLACE BLOCKS: that many blocks of the round's pattern, from block PLACE on.
 put() { dd if=/source of=$disk bs=16k skip=$((round + $1 % 8)) seek="$1" count="$2" oflag=direct 2>/dev/null; }
@@ -14,8 +14,8 @@ each() {
         "$1" $place 6 &
         parts="$parts $!"
     done
-    for place in $half $((half + 17)); do
-        "$1" "$place" 12 &
+    for place in $half $((half + 29)); do
+        "$1" "$place" 24 &
         parts="$parts $!"
     done
     for part in $parts; do wait "$part" || exit "$2"; done
