@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,9 +18,9 @@ from xenpv.errors import HypervisorError, UsageError
 
 from .build import SBIN
 from .ramdisk import Cpio
-from .recipe import INSIDE, Host
+from .recipe import INSIDE, LIBC, Host
 
-__all__ = ["Job", "build_wheel", "make_disk", "make_job_disk"]
+__all__ = ["Job", "build_wheel", "check_libc", "make_disk", "make_job_disk"]
 
 SOURCES = ["xenpv", "xenpv_backend", "xenpv_frontend", "tools", "setup.cfg", "setup.py", "pyproject.toml", "README.md",
            "LICENSE", "MANIFEST.in", "CHANGELOG.md"]
@@ -63,8 +64,8 @@ class Job:
 def build_wheel(root: Path, cache: Path) -> Path:
     """The wheel of the working tree `root`, kept in `cache` for as long as no source changes.
 
-    The core is built for this machine's C library: one that is newer than the release's may not load there. Raises
-    HypervisorError with the build's own reason.
+    The core is built for this machine's C library: check_libc says whether a release's will do. Raises HypervisorError
+    with the build's own reason.
     """
     digest = hashlib.sha256(sys.version.encode())
     for path in _files(root):
@@ -98,6 +99,17 @@ def build_wheel(root: Path, cache: Path) -> Path:
         return wheel.replace(kept / wheel.name)
 
 
+def check_libc(wheel: Path, release: str) -> None:
+    """That the core in `wheel` loads in `release`'s dom0. Raises UsageError: it was built for a newer C library."""
+    with zipfile.ZipFile(wheel) as archive:
+        content = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".so"))
+    needed = max(((int(major), int(minor)) for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", content)), default=(0, 0))
+    has = LIBC[release]
+    if needed > has:
+        raise UsageError(f"the core built here needs glibc {needed[0]}.{needed[1]}, and {release} has {has[0]}.{has[1]}: "
+                         f"run this on Debian {release}, or take a newer --release")
+
+
 def _files(root: Path) -> Iterator[Path]:
     """Every file of the working tree that the wheel is made of, in order."""
     for source in SOURCES:
@@ -108,7 +120,8 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def make_job_disk(image: Path, job: Job, host: Host, wheel: Path) -> None:
-    """Writes the disk that dom0 mounts at /job. Raises HypervisorError."""
+    """Writes the disk that dom0 mounts at /job. Raises HypervisorError, UsageError."""
+    check_libc(wheel, host.release)
     with tempfile.TemporaryDirectory(prefix="xenpv-job-") as name:
         tree = Path(name)
         tree.chmod(0o755)

@@ -6,13 +6,14 @@ import lzma
 import shutil
 import struct
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from xenpv.errors import HypervisorError, UsageError
 from xenpv_tools.testhost import build, recipe
-from xenpv_tools.testhost.job import Job, make_disk
+from xenpv_tools.testhost.job import Job, check_libc, make_disk
 from xenpv_tools.testhost.machine import Machine, last_words
 from xenpv_tools.testhost.ramdisk import Cpio, unpacked_kernel
 from xenpv_tools.testhost.recipe import Host
@@ -95,6 +96,23 @@ def test_settings_survive_the_shell(tmp_path: Path) -> None:
     shell = '. "$1" && printf "%s|%s|%s" "$script" "$limit" "$release"'
     done = subprocess.run(["sh", "-c", shell, "sh", str(tmp_path / "job")], capture_output=True, text=True, check=True)
     assert done.stdout == f"{script.name}|2.5|trixie"
+
+
+def wheel(folder: Path, core: bytes) -> Path:
+    with zipfile.ZipFile(folder / "a.whl", "w") as archive:
+        archive.writestr("xenpv/core/_core.abi3.so", core)
+    return folder / "a.whl"
+
+
+def test_core_for_a_newer_c_library_is_refused(tmp_path: Path) -> None:
+    built = wheel(tmp_path, b"\0GLIBC_2.4\0GLIBC_2.38\0GLIBC_2.17\0")
+    check_libc(built, "trixie")
+    with pytest.raises(UsageError, match=r"needs glibc 2\.38, and bookworm has 2\.36"):
+        check_libc(built, "bookworm")
+
+
+def test_core_for_an_older_c_library_is_taken(tmp_path: Path) -> None:
+    check_libc(wheel(tmp_path, b"\0GLIBC_2.4\0GLIBC_2.34\0"), "bookworm")
 
 
 def test_cpio_begins_with_folders_and_ends_with_the_trailer() -> None:
