@@ -297,9 +297,9 @@ def is_ours(store: Store, place: VbdPlace) -> bool:
 
 def count_ours(store: Store, backend_domid: int = 0) -> int:
     """How many vbds on a real Xen were handed to a backend of ours."""
-    top = f"/local/domain/{backend_domid}/backend/vbd"
+    tops = [f"/local/domain/{backend_domid}/backend/{kind}" for kind in ("vbd", "vbd3")]
     return sum(_or_none(lambda: store.read(f"{top}/{domid}/{devid}/{HANDOVER}")) == b"1"
-               for domid in _names(store, top) for devid in _names(store, f"{top}/{domid}"))
+               for top in tops for domid in _names(store, top) for devid in _names(store, f"{top}/{domid}"))
 
 
 def find_vbd(store: Store, domid: int, device: str) -> VbdPlace:

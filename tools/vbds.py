@@ -12,7 +12,7 @@ from pathlib import Path
 from xenpv.domain import Store
 from xenpv.errors import StorageError, UsageError
 from xenpv.wire.blkif import SECTOR_SIZE
-from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
+from xenpv.xenbus import HANDOVER_SCRIPT, VbdPlace, vbd_nodes, vdev_number
 
 from . import toolstack
 from .backend_control import running
@@ -22,7 +22,6 @@ from .session import Session
 
 __all__ = ["Attachment", "check_target", "prepare", "warn_without_backend"]
 
-OUR_SCRIPT = "block-xenpv"
 SCRIPTS = Path("/etc/xen/scripts")
 """Where xl looks for the scripts of disks (XEN_SCRIPT_DIR)."""
 
@@ -33,7 +32,7 @@ def script_for_xl() -> str:
     Ours leaves nothing to do then, so where it is not installed any program that succeeds will do; without one, xl
     complains of every such disk.
     """
-    ours = SCRIPTS / OUR_SCRIPT
+    ours = SCRIPTS / HANDOVER_SCRIPT
     return str(ours) if os.access(ours, os.X_OK) else "/bin/true"
 
 
@@ -84,10 +83,11 @@ def _prepare(spec: DiskSpec, domains: Domains) -> Attachment:
     if spec.format != "raw":
         raise UsageError(f"{spec.vdev}: format {spec.format} is not served: make it raw "
                          f"(`qemu-img convert -O raw {spec.target} IMAGE`)")
-    if spec.backendtype not in (None, "phy") or spec.specification == "virtio":
+    xls_way = spec.backendtype == "tap" and spec.script == HANDOVER_SCRIPT
+    if spec.backendtype not in (None, "phy") and not xls_way or spec.specification == "virtio":
         raise UsageError(f"{spec.vdev}: backendtype={spec.backendtype or ''} specification={spec.specification or ''} "
                          "is another backend's disk: leave both out")
-    if spec.script not in (None, OUR_SCRIPT):
+    if spec.script not in (None, HANDOVER_SCRIPT):
         raise UsageError(f"{spec.vdev}: script={spec.script} is another backend's: leave it out")
     backend = 0 if spec.backend is None else domains.find(spec.backend).domid
     # The files of another domain are not ours to look at.

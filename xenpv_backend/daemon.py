@@ -22,7 +22,7 @@ from typing import Any, Self
 from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
-from xenpv.xenbus import HANDOVER, VbdPlace
+from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
 
 from . import log
 from .connection import Connector
@@ -62,9 +62,13 @@ class Loop:
 def is_offered(domain: Domain, place: VbdPlace) -> bool:
     """On the emulated Xen there is no other backend; on Xen the kernel's is, until the vbd is handed over.
 
-    Raises StoreError.
+    Of kind vbd3 (xl's backendtype=tap) the kernel has none, and libxl waits for the offer before it runs the script that
+    would hand over: there the script's name says whose it is. Raises StoreError.
     """
-    return domain.uri.startswith("emulated:") or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1"
+    if domain.uri.startswith("emulated:") or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1":
+        return True
+    script = read(domain.store, f"{place.backend}/script") or b""
+    return place.kind == "vbd3" and script.rpartition(b"/")[2] == HANDOVER_SCRIPT.encode()
 
 
 class Backend(Closing):

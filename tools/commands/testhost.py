@@ -74,12 +74,14 @@ def build(session: Session, release: str, directory: Path | None, qdisk: bool, a
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @click.option("--time-limit", type=float, default=600.0, show_default=True, metavar="S",
               help="Seconds that the script may take; then it is ended, and the exit status is 124.")
+@click.option("--systemd", is_flag=True, help="Boot dom0 as Debian does, with systemd and its services; else with an init "
+              "that starts Xen's daemons and nothing else, which is faster.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="Copy what the script left in $XENPV_RESULTS to here, and the host's logs to its folder testhost.")
 @host_options
 @verb()
-def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: float, out: Path | None, release: str,
-        directory: Path | None, qdisk: bool) -> None:
+def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: float, systemd: bool, out: Path | None,
+        release: str, directory: Path | None, qdisk: bool) -> None:
     """Boot the host and run SCRIPT in its dom0 as root, with this working tree's xenpv; its exit status is ours.
 
     SCRIPT and FILES (also folders) stand in /job there, which is the working directory. The host is built first if it is
@@ -89,7 +91,7 @@ def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: flo
     from ..testhost.machine import TIMED_OUT, Machine
     from ..testhost.recipe import default_directory, project_root
 
-    job = Job(script, list(files), time_limit)
+    job = Job(script, list(files), time_limit, systemd=systemd)
     host = built(session, release, directory, qdisk)
     wheel = build_wheel(project_root(), (directory or default_directory()) / "wheels")
 

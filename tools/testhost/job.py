@@ -39,6 +39,8 @@ class Job:
     """Seconds that the script may take."""
     rows: int = 24
     columns: int = 80
+    systemd: bool = False
+    """Whether dom0 is run by systemd, as Debian's is."""
 
     def __post_init__(self) -> None:
         if self.limit <= 0:
@@ -57,7 +59,8 @@ class Job:
     def settings(self, release: str) -> str:
         """What dom0's init sources."""
         values = {"release": release, "script": self.script.resolve().name if self.script else "",
-                  "limit": f"{self.limit:g}", "rows": str(self.rows), "columns": str(self.columns)}
+                  "limit": f"{self.limit:g}", "rows": str(self.rows), "columns": str(self.columns),
+                  "systemd": "yes" if self.systemd else "no"}
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
@@ -140,7 +143,7 @@ def make_job_disk(image: Path, job: Job, host: Host, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(own / "site")
         shutil.copy(wheel, own)
-        for program in [own / "dom0-init", own / "guest-root-init", *(own / "bin").iterdir()]:
+        for program in [own / "dom0-init", own / "dom0-job", own / "guest-root-init", *(own / "bin").iterdir()]:
             program.chmod(0o755)
         used = sum(path.lstat().st_size for path in tree.rglob("*"))
         make_disk(image, (used * 3 // 2 >> 20) + 256, tree)

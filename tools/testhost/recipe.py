@@ -25,8 +25,8 @@ RELEASES = ("bookworm", "trixie")
 LIBC = {"bookworm": (2, 36), "trixie": (2, 41)}
 """Their C libraries."""
 
-PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "udev", "iproute2", "procps", "busybox-static", "e2fsprogs",
-            "fio", "strace"]
+PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "systemd", "udev", "iproute2", "procps", "busybox-static",
+            "e2fsprogs", "fio", "strace"]
 QDISK_PACKAGES = ["qemu-system-xen"]
 TEST_REQUIREMENTS = ["pytest", "hypothesis"]
 

@@ -17,13 +17,17 @@ from .records import BackendAdverts
 from .states import XenbusState
 from .vdev import MAX_VDEV, vdev_name
 
-__all__ = ["BackendNode", "Directory", "FrontendNode", "HANDOVER", "MAX_DOMID", "VbdNodes", "VbdPlace", "vbd_nodes"]
+__all__ = ["BackendNode", "Directory", "FrontendNode", "HANDOVER", "HANDOVER_SCRIPT", "MAX_DOMID", "VbdNodes", "VbdPlace",
+           "vbd_nodes"]
 
 MAX_DOMID: Final = 0x7ff0 - 1
 """The last domid before the reserved ones (DOMID_FIRST_RESERVED, xen.h)."""
 
 HANDOVER: Final = "xenpv-handover"
 """The key of a backend's node, "1", by which the toolstack says that it is xenpv's to serve and not the kernel's."""
+
+HANDOVER_SCRIPT: Final = "block-xenpv"
+"""The hotplug script by which xl gives a disk to xenpv: ``script=block-xenpv``."""
 
 _DOMID: Final = Number(0, MAX_DOMID)
 _WORD: Final = Text(64)

@@ -49,6 +49,7 @@ def test_a_backend_domain_that_is_not_there() -> None:
     ("cdrom,vdev=hdc", "an empty drive"),
     ("/a,qcow2,xvda", "qemu-img convert"),
     ("/a,,xvda,backendtype=qdisk", "backendtype=qdisk"),
+    ("/a,,xvda,backendtype=tap", "backendtype=tap"),
     ("/a,,xvda,specification=virtio", "specification=virtio"),
     ("/a,,xvda,script=block-nbd", "script=block-nbd"),
 ])
@@ -110,3 +111,9 @@ def test_a_size_counts_from_where_the_file_stands(image: Path) -> None:
     with open(image, "rb") as file:
         file.seek(24)
         assert (size_of(file), file.tell()) == (1000, 24)
+
+
+def test_xls_words_for_our_backend_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(512))
+    found = prepare([parse_disk(f"backendtype=tap,script=block-xenpv,vdev=xvda,target={tmp_path}/a")], DOMAINS)
+    assert found[0].target == str(tmp_path / "a")
