@@ -1,7 +1,7 @@
 # In a guest: a file system under four writers, each round checked, twelve of them.
 disk=/dev/xvda
 until [ -b $disk ]; do sleep 0.1; done
-mkfs.ext4 -q -b 4096 $disk || exit 1
+mkfs.ext4 -q -F -b 4096 $disk || exit 1
 mkdir -p /mnt
 mount -t ext4 $disk /mnt || exit 2
 dd if=/dev/urandom of=/source bs=64k count=32 2>/dev/null

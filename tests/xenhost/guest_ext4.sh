@@ -2,7 +2,7 @@
 disk=/dev/xvda
 tries=0
 until [ -b $disk ] || [ $tries = 300 ]; do tries=$((tries + 1)); sleep 0.1; done
-mkfs.ext4 -q -b 4096 $disk || exit 1
+mkfs.ext4 -q -F -b 4096 $disk || exit 1
 mkdir -p /mnt
 mount -t ext4 $disk /mnt || exit 2
 dd if=/dev/urandom of=/mnt/random bs=64k count=64 2>/dev/null || exit 3
