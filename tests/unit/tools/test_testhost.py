@@ -98,6 +98,11 @@ def test_settings_survive_the_shell(tmp_path: Path) -> None:
     assert done.stdout == f"{script.name}|2.5|trixie"
 
 
+@pytest.mark.parametrize(("systemd", "said"), [(False, "no"), (True, "yes")])
+def test_settings_say_whether_systemd_runs_dom0(systemd: bool, said: str) -> None:
+    assert f"systemd={said}\n" in Job(systemd=systemd).settings("bookworm")
+
+
 def wheel(folder: Path, core: bytes) -> Path:
     with zipfile.ZipFile(folder / "a.whl", "w") as archive:
         archive.writestr("xenpv/core/_core.abi3.so", core)
