@@ -63,9 +63,10 @@ def build(host: Host, say: Say, again: bool = False) -> None:
     if os.geteuid():
         raise UsageError(f"there is no test host in {host.directory}, and only root can build one: run "
                          "`xenpv testhost build` as root with the same --dir")
-    need_programs(BUILD_PROGRAMS | RUN_PROGRAMS, say)
     host.directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(host, say):
+    with _lock(host.directory.parents[1], say):  # apt-get has no patience with another
+        need_programs(BUILD_PROGRAMS | RUN_PROGRAMS, say)
+    with _lock(host.directory.parent, say):
         if host.built and not again:
             return
         started = time.monotonic()
@@ -97,9 +98,9 @@ def _forget_old(host: Host) -> None:
 
 
 @contextmanager
-def _lock(host: Host, say: Say) -> Iterator[None]:
-    """One build of a release at a time."""
-    with (host.directory.parent / "lock").open("w") as file:
+def _lock(directory: Path, say: Say) -> Iterator[None]:
+    """One build at a time: of a release in its folder, of all where programs are installed for them."""
+    with (directory / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
