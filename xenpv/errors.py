@@ -20,6 +20,7 @@ The tree::
     │   └── RemoteProtocolError     the other end broke a rule; its connection ends, nothing else
     ├── DeviceError                 a vbd did not reach the state that was waited for
     ├── StorageError                the storage behind a disk cannot be opened or used
+    ├── BundleError                 a boot bundle is damaged, or is none (docs/bundle.md's name for it in `reason`)
     └── DiskError                   the backend answered a request with an error (BLKIF_RSP_* in `status`)
 
 The text of each is one line that names the cause and, where there is one, the mend: the command line prints it as it is.
@@ -27,6 +28,7 @@ The text of each is one line that names the cause and, where there is one, the m
 
 __all__ = [
     "AccessDeniedError",
+    "BundleError",
     "ClosedError",
     "ConflictError",
     "DeviceError",
@@ -129,6 +131,14 @@ class DeviceError(XenpvError):
 
 class StorageError(XenpvError):
     """The storage behind a disk cannot be opened, or cannot do what was asked."""
+
+
+class BundleError(XenpvError):
+    """A boot bundle is damaged, or is none. `reason` is its name in docs/bundle.md, such as ``"slot-digest"``."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DiskError(XenpvError):
