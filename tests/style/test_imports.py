@@ -32,6 +32,7 @@ LAYERS = [
 # A module, and the files or folders that may import it. A folder ends in a slash.
 HOMES = {
     "pyxs": ["xenpv/store/connection.py"],
+    "cryptography": ["tools/bundle/signing.py"],
     "construct": ["xenpv/wire/", "tools/bundle/"],
     "click": ["tools/"],
     "cffi": ["xenpv/core/build.py"],

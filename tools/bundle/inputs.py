@@ -20,7 +20,7 @@ from xenpv.errors import UsageError
 from xenpv.wire.bundle import CMDLINE_LENGTH, KIND_PATTERN, KINDS, MAX_IMAGES, NAME_PATTERN
 
 from .formats import PROBE_BYTES, packing_of
-from .source import FileSource, read
+from .source import FileSource, Source, read
 
 __all__ = ["Input", "Manifest", "Wanted", "check_cmdline", "check_names", "opened", "parse_image", "read_manifest"]
 
@@ -51,7 +51,7 @@ class Input:
 
     name: str
     kind: str
-    source: FileSource
+    source: Source
 
 
 def parse_image(text: str) -> Wanted:

@@ -135,9 +135,9 @@ def open_bundle(path: str, *, lock: bool = True) -> Bundle:
 
 def _read_slots(source: Source) -> tuple[Slot, Slot]:
     head = read(source, 0, min(_FIRST_READ, source.size))
-    found = packing_of(head)
-    if found is not None:
-        raise BundleError(f"{source.name} is {found.name}, no boot bundle: {found.mend}", Reason.FOREIGN)
+    packing = packing_of(head)
+    if packing is not None:
+        raise BundleError(f"{source.name} is {packing.name}, no boot bundle: {packing.mend}", Reason.FOREIGN)
     if source.size < _FIRST_READ:
         raise BundleError(f"{source.name} has {source.size} bytes, too few for a boot bundle", Reason.TOO_SHORT)
     first = _slot(source, "slot A", SLOT_A, head[SLOT_A:])
@@ -145,15 +145,16 @@ def _read_slots(source: Source) -> tuple[Slot, Slot]:
         return first, _second(source, first.index.index_size)
     # Where the second slot is follows from the index's size, which both partition tables hold too.
     last = source.size // SECTOR * SECTOR - SECTOR
-    second: Slot | None = None
-    for size in (first_usable_bytes(head[SECTOR:2 * SECTOR]), first_usable_bytes(read(source, last, SECTOR)),
-                 DEFAULT_INDEX_SIZE):
-        if size is not None and MIN_INDEX_SIZE <= size <= MAX_INDEX_SIZE and size % BLOCK == 0:
-            slot = _second(source, size)
-            if slot.index is not None:
-                return first, slot
-            second = second or slot
-    return first, second or slot
+    found = [first_usable_bytes(head[SECTOR:2 * SECTOR]), first_usable_bytes(read(source, last, SECTOR))]
+    sizes = [size for size in found if size and MIN_INDEX_SIZE <= size <= MAX_INDEX_SIZE and size % BLOCK == 0]
+    if not sizes and source.size >= DEFAULT_INDEX_SIZE:
+        sizes = [DEFAULT_INDEX_SIZE]
+    second = Slot("slot B", fault=BundleError("no partition table says where it is", Reason.SLOT_MAGIC))
+    for size in dict.fromkeys(sizes):
+        second = _second(source, size)
+        if second.index is not None:
+            break
+    return first, second
 
 
 def _second(source: Source, index_size: int) -> Slot:

@@ -71,6 +71,9 @@ def change(bundle: Bundle, medium: Medium, put_in: Sequence[Input], take_out: Se
     Raises UsageError, StorageError, BundleError.
     """
     old = bundle.index
+    if old.minor:
+        raise UsageError(f"{bundle.source.name} is of version 1.{old.minor}, of which not all is known here: use the xenpv "
+                         "that made it")
     if signed_part(bundle.text) and sign is None and not force:
         raise UsageError(f"{bundle.source.name} is signed: give --sign KEY, or -f and it is signed no more")
     for name in take_out:

@@ -55,7 +55,8 @@ KIND_PATTERN: Final = r"[a-z][a-z0-9-]{0,15}"
 SIGNATURE_CONTEXT: Final = b"xenpv-bundle-signature 1\n"
 """What is signed begins with this, so that no signature made for another purpose fits."""
 
-_MAJOR, _MINOR = 1, 0
+_MAJOR: Final = 1
+_MINOR: Final = 0
 _LIMIT: Final = 1 << 63
 _HEAD = re.compile(rb"xenpv-bundle (?P<major>0|[1-9][0-9]{0,4})\.(?P<minor>0|[1-9][0-9]{0,4}) (?P<rest>[1-9][0-9]{0,8})\n")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -142,6 +143,8 @@ class Index:
     align: int = DEFAULT_ALIGN
     generation: int = 1
     created: int | None = None
+    minor: int = 0
+    """The minor version that it was read in; what lines a newer one had is lost here."""
 
     @property
     def id(self) -> UUID:
@@ -248,8 +251,8 @@ def parse(text: bytes) -> Index:
     if not covered.endswith(b"\n"):
         raise BundleError("the line before the digest does not end", Reason.LINE)
     lines = covered.decode("ascii").splitlines()
-    newer = int(lines[0].split(" ")[1].partition(".")[2]) > _MINOR
-    return _checked(_fields(lines[1:], newer))
+    minor = int(lines[0].split(" ")[1].partition(".")[2])
+    return replace(_checked(_fields(lines[1:], minor > _MINOR)), minor=minor)
 
 
 _ORDER: Final = ("index-size", "align", "size", "generation", "id", "created", "cmdline", "image", "signature")
