@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
-from tools.bundle.inputs import Input
-from tools.bundle.reader import Bundle
-from tools.bundle.source import Extent
-from tools.bundle.verify import judge_images, judge_index
-from tools.bundle.writer import create
-from tools.progress import Progress
+from xenpv_tools.bundle.inputs import Input
+from xenpv_tools.bundle.reader import Bundle
+from xenpv_tools.bundle.signing import Signer
+from xenpv_tools.bundle.source import Extent
+from xenpv_tools.bundle.verify import judge_images, judge_index
+from xenpv_tools.bundle.writer import create
+from xenpv_tools.progress import Progress
 from xenpv.errors import BundleError, StorageError
 from xenpv.wire.bundle import KINDS, Index, Reason
 
@@ -144,10 +144,10 @@ def inputs(images: Mapping[str, bytes]) -> list[Input]:
     return [Input(name, name if name in KINDS else "data", MemorySource(data, name)) for name, data in images.items()]
 
 
-def bundle(images: Mapping[str, bytes], settings: Index = SMALL, **changes: object) -> bytearray:
+def bundle(images: Mapping[str, bytes], settings: Index = SMALL, sign: Signer | None = None) -> bytearray:
     """The bytes of a bundle."""
     data = bytearray()
-    create(MemoryMedium(data), inputs(images), replace(settings, **changes), None, Progress("test", None))  # type: ignore
+    create(MemoryMedium(data), inputs(images), settings, sign, Progress("test", None))
     return data
 
 

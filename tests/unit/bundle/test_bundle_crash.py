@@ -10,9 +10,9 @@ import pytest
 
 from tests.support import bundles
 from tests.support.bundles import Killed, KilledMedium, MemoryMedium, opened
-from tools.bundle.reader import Bundle
-from tools.bundle.update import change, repair
-from tools.progress import Progress
+from xenpv_tools.bundle.reader import Bundle
+from xenpv_tools.bundle.update import change, repair
+from xenpv_tools.progress import Progress
 
 CONTENT = {name: random.Random(name).randbytes(size) for name, size in
            {"kernel": 9000, "root": 70000, "empty": 0, "last": 4096}.items()}
