@@ -15,8 +15,8 @@ from xenpv.wire.gpt import BACK_BYTES
 
 NUMBERS = ["0", "1", "-1", "00", "0x1000", "", "511", "4095", "4096", "5000", "8192", "32768", "65536", "65537", "69632",
            "1048576", str(1 << 40), str((1 << 63) - 1), str(1 << 63), "9" * 40, "1e9", "\u0661"]
-NAMES = ["../../etc/passwd", "/etc/passwd", "..", ".", "", "a/b", "a" * 36, "a" * 37, "-f", "KERNEL", "kernel", "root", "x", "c:",
-         "a\\b", "$(id)", "~", "con", ".xenpv-"]
+NAMES = ["../../etc/passwd", "/etc/passwd", "..", ".", "", "a/b", "a" * 36, "a" * 37, "-f", "KERNEL", "kernel", "root", "x",
+         "c:", "a\\b", "$(id)", "~", "con", ".xenpv-"]
 MAGICS = [b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"QFI\xfb", b"\x3a\xff\x26\xed", b"BZh9", b"\x28\xb5\x2f\xfd"]
 JUNK = ["colour blue", "", " ", "image", "image a b c d e f", "xenpv-bundle 1.0 5", "digest 00", "align 4096", "id x",
         "cmdline \x1b[2J", "cmdline \0", "created 99999999999999999999", "signature ed25519 00",

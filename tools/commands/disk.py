@@ -121,3 +121,30 @@ def cp(session: Session, source: str, target: str) -> None:
         seconds = progress.seconds
         session.show({"bytes": progress.done, "seconds": round(seconds, 3)},
                      f"{progress.done} bytes in {seconds:.2f} s")
+
+
+@command.command()
+@click.argument("device")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("-d", "--directory", default=".", metavar="DIR", help="Where the files go; made when it is not there.")
+@click.option("-o", "--output", metavar="FILE", help="One image to a file, a block device, or - for standard output.")
+@click.option("-l", "--list", "list_", is_flag=True, help="Only show the images.")
+@click.option("--key", metavar="KEY", help="Only what the owner of this Ed25519 public key (PEM) has signed.")
+@verb(json=True, force="Also over files that are there.")
+def extract(session: Session, device: str, names: tuple[str, ...], directory: str, output: str | None, list_: bool,
+            key: str | None) -> None:
+    """Images out of the boot bundle that is on the disk, all or by name, each checked.
+
+    Only the index and those images are read (docs/bundle.md).
+    """
+    from xenpv_frontend.disk import Disk
+
+    from ..bundle import actions
+    from ..bundle.reader import Bundle
+    from ..bundle.source import DiskSource
+
+    with session.open_domain() as domain, Disk.open(domain, device) as disk, Bundle(DiskSource(disk)) as bundle:
+        if list_:
+            actions.ls(session, bundle)
+        elif not actions.extract(session, bundle, names, directory=directory, output=output, key=key):
+            click.get_current_context().exit(1)

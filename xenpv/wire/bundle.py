@@ -59,6 +59,7 @@ _MAJOR: Final = 1
 _MINOR: Final = 0
 _LIMIT: Final = 1 << 63
 _HEAD = re.compile(rb"xenpv-bundle (?P<major>0|[1-9][0-9]{0,4})\.(?P<minor>0|[1-9][0-9]{0,4}) (?P<rest>[1-9][0-9]{0,8})\n")
+_ASCII = re.compile(rb"[\n -~]*")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _DIGEST_LINE: Final = len("digest ") + 64 + 1
@@ -246,7 +247,7 @@ def parse(text: bytes) -> Index:
     covered, last = text[:-_DIGEST_LINE], text[-_DIGEST_LINE:]
     if last != b"digest %s\n" % hashlib.sha256(covered).hexdigest().encode("ascii"):
         raise BundleError("its SHA-256 is not the one it says", Reason.SLOT_DIGEST)
-    if any(byte != 10 and not 32 <= byte < 127 for byte in covered):
+    if not _ASCII.fullmatch(covered):
         raise BundleError("only printable ASCII may be in it", Reason.CHARACTER)
     if not covered.endswith(b"\n"):
         raise BundleError("the line before the digest does not end", Reason.LINE)

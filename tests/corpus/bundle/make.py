@@ -1,7 +1,8 @@
 """Makes the malformed bundles beside it: `python -m tests.corpus.bundle.make`. A test holds that they are what it makes.
 
-Each is a hexadecimal dump without its zeros, which `xxd -r NAME.xxd NAME && truncate -s SIZE NAME` turns into the file. MANIFEST
-has a row for each: name, size in bytes, the reason by which docs/bundle.md calls what is wrong (`-`: nothing), and why.
+Each is a hexadecimal dump without its zeros, which `xxd -r NAME.xxd NAME && truncate -s SIZE NAME` turns into the file.
+MANIFEST has a row for each: name, size in bytes, the reason by which docs/bundle.md calls what is wrong (`-`: nothing),
+and why.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def cases() -> Iterator[tuple[str, bytearray, str, str]]:
     yield "slot-b-other-index-size", other_size(), Reason.SLOT_OTHER, "the second slot is of an index of another size"
     yield "version-2", edited((b"bundle 1.0", b"bundle 2.0")), Reason.SLOT_VERSION, "a major version that is not known"
     yield "version-0", edited((b"bundle 1.0", b"bundle 0.9")), Reason.SLOT_VERSION, "a major version that never was"
-    yield "head-not-a-number", edited((b"bundle 1.0 ", b"bundle 1.x "), digest=False), Reason.LINE, "no number in the first line"
+    yield "head-not-a-number", edited((b"bundle 1.0 ", b"bundle 1.x "), digest=False), Reason.LINE, \
+        "no number in the first line"
     yield "length-too-large", edited((b"bundle 1.0 ", b"bundle 1.0 99"), digest=False), Reason.SLOT_LENGTH, \
         "a length beyond the greatest"
     yield "length-other", edited((b"bundle 1.0 ", b"bundle 1.0 1"), digest=False), Reason.SLOT_DIGEST, \
@@ -139,9 +141,11 @@ def cases() -> Iterator[tuple[str, bytearray, str, str]]:
     yield "digest-upper-case", upper(good()), Reason.SLOT_DIGEST, "a digest in capital letters"
     yield "control-character", edited((b"hvc0 ro", b"hvc0\x1b[2J")), Reason.CHARACTER, "an escape sequence in the command line"
     yield "nul", edited((b"hvc0 ro", b"hvc0\0ro")), Reason.CHARACTER, "a zero byte in the command line"
-    yield "not-ascii", edited((b"hvc0 ro", b"hvc0\xc3\xa9")), Reason.CHARACTER, "a letter beyond ASCII in the command line"
+    yield "not-ascii", edited((b"hvc0 ro", b"hvc0\xc3\xa9")), Reason.CHARACTER, \
+        "a letter beyond ASCII in the command line"
     yield "carriage-return", edited((b"hvc0 ro\n", b"hvc0 ro\r\n")), Reason.CHARACTER, "lines that end as on Windows"
-    yield "no-line-end", edited((b"digest ", b"x"), (b"\nx", b"xdigest ")), Reason.LINE, "the line before the digest does not end"
+    yield "no-line-end", edited((b"digest ", b"x"), (b"\nx", b"xdigest ")), Reason.LINE, \
+        "the line before the digest does not end"
     yield "unknown-line", edited((b"image kernel", b"colour blue\nimage kernel")), Reason.LINE, "a line without a meaning"
     yield "empty-line", edited((b"image kernel", b"\nimage kernel")), Reason.LINE, "an empty line"
     yield "order", edited((b"align 4096\n", b""), (b"id ", b"align 4096\nid ")), Reason.LINE, "lines in another order"
@@ -158,7 +162,8 @@ def cases() -> Iterator[tuple[str, bytearray, str, str]]:
     yield "generation-not-a-number", edited((b"generation 1", b"generation one")), Reason.NUMBER, "a generation in words"
     yield "index-size-odd", edited((b"index-size 65536", b"index-size 65537")), Reason.INDEX_SIZE, "no multiple of 4096"
     yield "index-size-small", edited((b"index-size 65536", b"index-size 32768")), Reason.INDEX_SIZE, "no room for slots"
-    yield "index-size-huge", edited((b"index-size 65536", b"index-size 1099511627776")), Reason.INDEX_SIZE, "a tebibyte of index"
+    yield "index-size-huge", edited((b"index-size 65536", b"index-size 1099511627776")), Reason.INDEX_SIZE, \
+        "a tebibyte of index"
     yield "align-odd", edited((b"align 4096", b"align 5000")), Reason.ALIGN, "no power of two"
     yield "align-zero", edited((b"align 4096", b"align 0")), Reason.ALIGN, "an alignment of nothing"
     yield "size-small", edited((b"\nsize 94208", b"\nsize 65536")), Reason.SIZE, "no room for the second partition table"
@@ -178,7 +183,8 @@ def cases() -> Iterator[tuple[str, bytearray, str, str]]:
     yield "sha256-upper-case", edited((b" 0 0 e3b0c442", b" 0 0 E3B0C442")), Reason.SHA256, "a SHA-256 in capital letters"
     yield "unaligned", edited((b"57 69632", b"57 69633")), Reason.UNALIGNED, "an image that begins at an odd byte"
     yield "inside-the-index", edited((b"57 69632", b"57 32768")), Reason.OUTSIDE, "an image over the first slot"
-    yield "over-the-second-table", edited((b"57 69632", b"57 90112")), Reason.OUTSIDE, "an image over the second partition table"
+    yield "over-the-second-table", edited((b"57 69632", b"57 90112")), Reason.OUTSIDE, \
+        "an image over the second partition table"
     yield "beyond-the-end", edited((b"57 69632", b"57 4611686018427387904")), Reason.OUTSIDE, "an image far behind the end"
     yield "sum-overflows", edited((b"57 69632", b"9223372036854775807 9223372036854771712")), Reason.OUTSIDE, \
         "size and offset whose sum is beyond 2^63"
@@ -194,7 +200,8 @@ def cases() -> Iterator[tuple[str, bytearray, str, str]]:
     yield "image-other", reindexed(lambda index: images(index, root={"sha256": bytes(32)})), Reason.DIGEST, \
         "an image that never was the one in the index"
     yield "padding", flipped(69632 + 100), Reason.PADDING, "something behind the last byte of an image"
-    yield "signature-short", edited((b"digest ", b"signature ed25519 abcd\ndigest ")), Reason.SIGNATURE, "a signature of two bytes"
+    yield "signature-short", edited((b"digest ", b"signature ed25519 abcd\ndigest ")), Reason.SIGNATURE, \
+        "a signature of two bytes"
     yield "signature-algorithm", edited((b"digest ", b"signature none " + b"0" * 128 + b"\ndigest ")), Reason.SIGNATURE, \
         "a signature by an algorithm that is none"
 

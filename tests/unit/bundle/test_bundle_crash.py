@@ -1,4 +1,4 @@
-"""add, rm, replace and repair, killed at every write they make: the bundle is the old or the new one, or repair makes it so."""
+"""add, rm, replace and repair, killed at every write: the bundle is the old or the new one, or repair makes it so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated bundles through `xenpv bundle ls`, `verify` and `extract`: one line for each that is wrong, and nothing else happens."""
+"""Mutated bundles through `xenpv bundle ls`, `verify` and `extract`: lines that say why, and nothing else."""
 
 from __future__ import annotations
 
@@ -84,8 +84,9 @@ def run(*words: str) -> tuple[int, str, str]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Sparse, as bundles are."""
-    with open(path, "wb") as file:
+    """Sparse, as bundles are; a new file, for ext4 writes one out that is cut to nothing and filled again."""
+    path.unlink(missing_ok=True)
+    with open(path, "xb") as file:
         for at in range(0, len(data), 4096):
             if any(data[at:at + 4096]):
                 file.seek(at)
