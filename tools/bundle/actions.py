@@ -147,6 +147,7 @@ def _to_directory(session: Session, bundle: Bundle, images: Sequence[Image], dir
             target.check_free(image.name)
         for image in images:
             try:
+                bundle.check_there(image)
                 with target.file(image.name, image.size) as sink:
                     bundle.copy_out(image, sink, progress)
             except BundleError as error:  # the others may be whole
@@ -158,6 +159,7 @@ def _to_directory(session: Session, bundle: Bundle, images: Sequence[Image], dir
 
 
 def _to_output(session: Session, bundle: Bundle, image: Image, output: str, progress: Progress) -> dict[str, Any]:
+    bundle.check_there(image)
     if output == "-":
         if sys.stdout.isatty() and not session.force:
             raise UsageError("an image's bytes would garble the terminal: use -o FILE or a pipe, or -f")

@@ -100,16 +100,17 @@ class Bundle(Closing):
         length = image.size - offset if length is None else length
         if offset < 0 or length < 0 or offset + length > image.size:
             raise UsageError(f"{image.name}: {length} bytes at {offset} are outside the image of {image.size} bytes")
-        self._check_there(image)
+        self.check_there(image)
         return read(self.source, image.offset + offset, length)
 
     def copy_out(self, image: Image, sink: Sink | None = None, progress: Progress | None = None) -> None:
         """Give an image to `sink`, and raise BundleError (``digest``) at the end when it was not the right one."""
-        self._check_there(image)
+        self.check_there(image)
         if copy(self.source, image.offset, image.size, sink, progress) != image.sha256:
             raise BundleError(f"{image.name} is damaged: its SHA-256 is not the one in the index", Reason.DIGEST)
 
-    def _check_there(self, image: Image) -> None:
+    def check_there(self, image: Image) -> None:
+        """Raises BundleError (``cut``) when the source ends before the image does."""
         if image.size and image.offset + image.size > self.source.size:
             raise BundleError(f"{image.name} ends at {image.offset + image.size}, and {self.source.name} at "
                               f"{self.source.size}: it was cut short", Reason.CUT)

@@ -139,7 +139,11 @@ def verify(session: Session, bundle: str, key: str | None) -> None:
 @verb(json=True, force="Also over files that are there.")
 def extract(session: Session, bundle: str, names: tuple[str, ...], directory: str, output: str | None,
             key: str | None) -> None:
-    """Images out of a bundle, all or by name, each checked. Only the index and those images are read."""
+    """Images out of a bundle, all or by name, each checked. Only the index and those images are read.
+
+    Of a damaged image no file is left; what went to a device or standard output before it was known is there, and the
+    exit status is 1.
+    """
     with open_bundle(bundle) as opened_bundle:
         _exit_unless(actions.extract(session, opened_bundle, names, directory=directory, output=output, key=key))
 
