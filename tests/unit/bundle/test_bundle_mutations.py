@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 
 from tests.support.bundle_mutator import mutant
-from tests.support.bundles import SMALL, bundle
+from tests.support.bundles import SMALL, MemoryMedium, bundle, contents, inputs, opened, reasons
+from xenpv.errors import XenpvError
 from xenpv.wire.bundle import Reason, slot_offset
 from xenpv_tools import cli
+from xenpv_tools.bundle.update import change, repair
+from xenpv_tools.progress import Progress
 
 IMAGES = {"kernel": random.Random(1).randbytes(5000), "root": random.Random(2).randbytes(60), "empty": b""}
 PATIENCE = 20
@@ -165,3 +168,32 @@ def test_a_few_thousand(tmp_path: Path) -> None:
 @pytest.mark.stress
 def test_a_hundred_thousand(tmp_path: Path) -> None:
     mutate(tmp_path, 100_000, seed=2)
+
+
+def test_repair_and_replace_mend_or_refuse() -> None:
+    """What repair takes is right afterwards but for the images themselves; replace then leaves the others as they were."""
+    base, second_slot, chosen = bytes(bundle(IMAGES)), slot_offset(1, SMALL.index_size), random.Random(3)
+    images = {Reason.DIGEST, Reason.PADDING, Reason.CUT}
+    mended = 0
+    for _ in range(1500):
+        data = mutant(base, second_slot, chosen).data
+        if chosen.random() < 0.2:
+            del data[120_000:]
+        try:
+            found = opened(data)
+            if found.index.size > 2 * len(base):  # a file as long as the index says would fill the memory
+                continue
+            repair(found, MemoryMedium(data))
+        except XenpvError:
+            continue
+        mended += 1
+        assert set(reasons(data)) <= images, reasons(data)
+        before = contents(data, checked=False)
+        name = chosen.choice([*before, "more"])
+        try:
+            change(opened(data), MemoryMedium(data), inputs({name: b"another"}), (), cmdline=None, created=1, sign=None,
+                   progress=Progress("test", None))
+        except XenpvError:
+            continue
+        assert set(reasons(data)) <= images and contents(data, checked=False) == before | {name: b"another"}
+    assert mended > 300
