@@ -242,6 +242,86 @@ int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submi
 uint32_t xenpv_front_pending(const struct xenpv_front *front);
 const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);
 
+/* ---- timepage.c: dom0's tick in a page that another domain maps (docs/time-page.md is the ABI) ---- */
+
+struct xenpv_time_point {
+    uint64_t tick;
+    uint64_t ns;                /* CLOCK_MONOTONIC of the publisher's kernel at that tick */
+};
+
+struct xenpv_time_page {
+    uint32_t magic;             /* XENPV_TIME_MAGIC, written last: a page without it was never valid */
+    uint32_t size;              /* bytes that mean something: a field is there if it ends within them */
+    uint16_t major, minor;      /* another major is another layout */
+    uint32_t sequence;          /* odd while the fields from `tick` on are written */
+    uint8_t alive;              /* 1; 0 once the publisher is gone, set by whoever outlives it */
+    uint8_t kind;               /* XENPV_TIME_JIFFIES, XENPV_TIME_COARSE */
+    uint16_t history_slots;     /* XENPV_TIME_HISTORY */
+    uint32_t tick_nsec;         /* the kernel's TICK_NSEC */
+    uint32_t hz;
+    uint32_t paused;            /* 1: nobody is subscribed, and the tick stands still */
+    uint64_t max_age_ns;        /* a page whose tick has not changed for longer is stale */
+    uint8_t boot_id[16];
+    uint64_t generation;        /* of this page: another page of this publisher or of its successor has another */
+    uint64_t tick, ns;
+    uint64_t disruptions;       /* changes whenever durations across the change mean nothing */
+    uint64_t missed;            /* ticks that were never written because the publisher came late */
+    struct xenpv_time_point history[64]; /* slot = tick mod 64; a slot whose tick is another was missed */
+};
+#define XENPV_TIME_MAGIC 0x6d697478
+#define XENPV_TIME_MAJOR 1
+#define XENPV_TIME_MINOR 0
+#define XENPV_TIME_SIZE_MIN 96
+#define XENPV_TIME_HISTORY 64
+enum { XENPV_TIME_JIFFIES = 1, XENPV_TIME_COARSE = 2 };
+
+/* Makes a zeroed page valid: `facts` but for what stands under the sequence word. */
+void xenpv_time_init(void *page, const struct xenpv_time_page *facts);
+/* The next tick. One thread writes a page. */
+void xenpv_time_write(void *page, uint64_t tick, uint64_t ns, uint64_t disruptions, uint64_t missed);
+void xenpv_time_set_alive(void *page, int alive);
+void xenpv_time_set_paused(void *page, int paused);
+/* A whole copy, what the page's size leaves out zero: 0, -EAGAIN (torn `tries` times), -EPROTO (not such a page). */
+int xenpv_time_read(const void *page, struct xenpv_time_page *out, uint32_t tries);
+/* The tick alone, of a page that xenpv_time_read took: 0, -EAGAIN, or -ESTALE when the publisher is gone or pauses. */
+int xenpv_time_tick(const void *page, uint64_t *tick);
+/* Nanoseconds that one xenpv_time_tick, one clock_gettime of MONOTONIC and one of MONOTONIC_COARSE take, over `rounds`. */
+struct xenpv_time_cost {
+    double tick, monotonic, coarse;
+};
+void xenpv_time_measure(const void *page, uint32_t rounds, struct xenpv_time_cost *out);
+
+/* ---- ticker.c: writes pages at every tick of this machine's kernel ---- */
+
+struct xenpv_ticker;
+struct xenpv_ticker_stats {
+    uint64_t wakes, ticks;      /* times the thread woke; ticks it wrote */
+    uint64_t missed;            /* ticks that passed while pages wanted them, and that nobody wrote */
+    uint64_t late_max_ns;       /* the latest write after its tick */
+    uint64_t pages;
+};
+/* NULL, *error is an errno. Until it is calibrated, the tick is CLOCK_MONOTONIC_COARSE over tick_nsec. */
+struct xenpv_ticker *xenpv_ticker_new(uint32_t tick_nsec, int *error);
+/* The kernel's tick was `base` when CLOCK_MONOTONIC_COARSE was `phase_ns`. 1: that is more than two ticks from what was
+ * believed, and every page was disrupted; else 0. */
+int xenpv_ticker_calibrate(struct xenpv_ticker *ticker, uint64_t base, uint64_t phase_ns);
+/* Durations across this moment mean nothing. */
+void xenpv_ticker_disrupt(struct xenpv_ticker *ticker);
+/* The tick at a moment of CLOCK_MONOTONIC_COARSE. */
+uint64_t xenpv_ticker_tick(struct xenpv_ticker *ticker, uint64_t coarse_ns);
+/* The page, made valid before, is written at once for the moment `coarse_ns` and from then on at every tick. The ticks of
+ * its pause are not missed. -ENOSPC: too many pages. */
+int xenpv_ticker_add(struct xenpv_ticker *ticker, void *page, uint64_t coarse_ns);
+/* It is not written any more when this returns. */
+void xenpv_ticker_remove(struct xenpv_ticker *ticker, void *page);
+/* One turn at the moment `coarse_ns`; the thread's own is this with the kernel's clock. */
+void xenpv_ticker_step(struct xenpv_ticker *ticker, uint64_t coarse_ns);
+/* For a thread of its own: until stop. It sleeps, without any tick, while there are no pages. */
+int xenpv_ticker_run(struct xenpv_ticker *ticker);
+void xenpv_ticker_stop(struct xenpv_ticker *ticker);
+void xenpv_ticker_stats(struct xenpv_ticker *ticker, struct xenpv_ticker_stats *out);
+void xenpv_ticker_free(struct xenpv_ticker *ticker);
+
 /* ---- layout.c: what the core believes the wire looks like, for the test that compares it with Xen's headers ---- */
 
 struct xenpv_layout {

@@ -5,6 +5,8 @@
 /* What the core believes, by the names that the test of layouts has: it holds this, construct and Xen's headers equal.
  * Structures that are laid out alike in both ABIs but for the shift of what follows the handle are listed once. */
 
+#define TIME(field) { "time." #field, offsetof(struct xenpv_time_page, field) }
+
 #define ABI(abi, prefix)                                                                                             \
     { prefix "segment.gref", XENPV_AT_SEG_REF }, { prefix "segment.first_sect", XENPV_AT_SEG_FIRST },                \
     { prefix "segment.last_sect", XENPV_AT_SEG_LAST }, { prefix "segment.size", XENPV_SEGMENT_BYTES },               \
@@ -36,5 +38,12 @@ const struct xenpv_layout xenpv_layouts[] = {
     { "ring.entries", XENPV_RING_HEADER },
     ABI(64, "x86_64."),
     ABI(32, "x86_32."),
+    TIME(magic), TIME(size), TIME(major), TIME(minor), TIME(sequence), TIME(alive), TIME(kind), TIME(history_slots),
+    TIME(tick_nsec), TIME(hz), TIME(paused), TIME(max_age_ns), TIME(boot_id), TIME(generation), TIME(tick), TIME(ns),
+    TIME(disruptions), TIME(missed), TIME(history),
+    { "time.end", sizeof(struct xenpv_time_page) },
+    { "time_point.tick", offsetof(struct xenpv_time_point, tick) },
+    { "time_point.ns", offsetof(struct xenpv_time_point, ns) },
+    { "time_point.end", sizeof(struct xenpv_time_point) },
     { NULL, 0 },
 };
