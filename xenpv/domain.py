@@ -58,6 +58,14 @@ class SharedPages(Closable, Protocol):
         """The pages, contiguous and writable by us, zero when shared. Release every slice before close()."""
         ...
 
+    def on_unmap(self, *, clear: int) -> None:
+        """Set byte `clear` to 0 when the pages are ours no more, also when this process dies.
+
+        Whoever still has them mapped sees it. One byte a page: a later call replaces the earlier. Raises GrantError;
+        ValueError for a byte outside.
+        """
+        ...
+
 
 class MappedPages(Closable, Protocol):
     """Another domain's pages, mapped here, contiguous."""

@@ -19,6 +19,12 @@ The tree::
     │   ├── LocalProtocolError      our own caller broke a rule: a bug on this side
     │   └── RemoteProtocolError     the other end broke a rule; its connection ends, nothing else
     ├── DeviceError                 a vbd did not reach the state that was waited for
+    ├── TimePageError               dom0's time cannot be read from its page
+    │   ├── TimeAbsentError         nobody publishes a page for this domain
+    │   ├── TimeMalformedError      what is there is no page, or one of another version
+    │   ├── TimeStaleError          the page stands still: its publisher is gone, pauses, or does not run
+    │   ├── TimeTornError           the page was being written all the time that was allowed
+    │   └── TimeDisruptedError      time jumped, or is another's; what follows is good, durations across it are not
     ├── StorageError                the storage behind a disk cannot be opened or used
     ├── BundleError                 a boot bundle is damaged, or is none (docs/bundle.md's name for it in `reason`)
     └── DiskError                   the backend answered a request with an error (BLKIF_RSP_* in `status`)
@@ -45,6 +51,12 @@ __all__ = [
     "StoreConnectionError",
     "StoreError",
     "StoreTimeoutError",
+    "TimeAbsentError",
+    "TimeDisruptedError",
+    "TimeMalformedError",
+    "TimePageError",
+    "TimeStaleError",
+    "TimeTornError",
     "UsageError",
     "XenpvError",
 ]
@@ -127,6 +139,30 @@ class RemoteProtocolError(ProtocolError):
 
 class DeviceError(XenpvError):
     """A vbd did not reach the xenbus state that was waited for."""
+
+
+class TimePageError(XenpvError):
+    """dom0's time cannot be read from its page (docs/time-page.md)."""
+
+
+class TimeAbsentError(TimePageError):
+    """There is no page for this domain."""
+
+
+class TimeMalformedError(TimePageError):
+    """It is no time page, or one of a major version that this xenpv does not know."""
+
+
+class TimeStaleError(TimePageError):
+    """The tick does not change any more."""
+
+
+class TimeTornError(TimePageError):
+    """No whole copy of the page could be had within the deadline."""
+
+
+class TimeDisruptedError(TimePageError):
+    """The time read now has nothing to do with what was read before: durations across the two are unknown."""
 
 
 class StorageError(XenpvError):

@@ -41,7 +41,7 @@ HOMES = {
         "xenpv/memory.py",
         "xenpv/stats.py",
         "xenpv/ring.py",
-        "xenpv/timepage.py",
+        "xenpv/timepage/page.py",
         "xenpv/hypervisors/",
         "xenpv_backend/queue.py",
         "xenpv_frontend/queue.py",

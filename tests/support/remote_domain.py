@@ -93,6 +93,8 @@ class Agent:
                 value = getattr(target.grants, verb)(*args[:2], writable=args[2])
             case "bind_unbound" | "bind_interdomain":
                 value = getattr(target.events, verb)(*args)
+            case "on_unmap":
+                return target.on_unmap(clear=args[0])
             case _:
                 value = getattr(target, verb)
                 value = value(*args) if callable(value) else value
@@ -215,6 +217,9 @@ class RemoteShared(RemoteObject):
     def memory(self) -> RemoteMemory:
         self._call("peek", 0, 1)
         return RemoteMemory(self._call, len(self.refs) * 4096)
+
+    def on_unmap(self, *, clear: int) -> None:
+        self._call("on_unmap", clear)
 
 
 class RemoteMapped(RemoteObject):

@@ -285,6 +285,8 @@ void xenpv_time_set_paused(void *page, int paused);
 int xenpv_time_read(const void *page, struct xenpv_time_page *out, uint32_t tries);
 /* The tick alone, of a page that xenpv_time_read took: 0, -EAGAIN, or -ESTALE when the publisher is gone or pauses. */
 int xenpv_time_tick(const void *page, uint64_t *tick);
+/* 1 while the publisher is there: also of a page that is torn for good. */
+int xenpv_time_alive(const void *page);
 /* Nanoseconds that one xenpv_time_tick, one clock_gettime of MONOTONIC and one of MONOTONIC_COARSE take, over `rounds`. */
 struct xenpv_time_cost {
     double tick, monotonic, coarse;

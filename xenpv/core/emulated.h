@@ -47,6 +47,8 @@ enum xenpv_emulated_op {
     XENPV_CALL_EVENT_CLOSE = 8,   /* number: port */
     XENPV_CALL_EVENT_STATUS = 9,  /* number: port -> flags: 0 closed, 1 unbound, 2 interdomain; domid, number: the peer's */
     XENPV_CALL_SEGMENT_SHUT = 10, /* number: opening; undoes SEGMENT_OPEN: its mappings end */
+    XENPV_CALL_UNMAP_CLEAR = 11,  /* number: segment, domid: 1 or 0, flags: a byte of it: set to 0 when the granter's
+                                     connection or the segment ends; 0 undoes it. One byte a page, the later counts */
 };
 #define XENPV_SEGMENT_WRITABLE 1u
 

@@ -109,6 +109,8 @@ int xenpv_time_read(const void *memory, struct xenpv_time_page *out, uint32_t tr
         size = atomic_load_explicit((const _Atomic uint32_t *)&page->size, memory_order_relaxed);
         if (size > sizeof *out)
             size = sizeof *out;
+        if (size < XENPV_TIME_SIZE_MIN) /* refused below, in words that name it */
+            size = XENPV_TIME_SIZE_MIN;
         for (uint32_t at = 0; at + 8 <= size; at += 8) {
             uint64_t word = load64((const uint8_t *)memory + at);
 
@@ -136,12 +138,18 @@ int xenpv_time_tick(const void *memory, uint64_t *tick)
         if ((before & 1) || atomic_load_explicit(sequence_of(page), memory_order_relaxed) != before)
             continue;
         *tick = value;
-        return atomic_load_explicit((const _Atomic uint8_t *)&page->alive, memory_order_relaxed) == 1 &&
-                       !atomic_load_explicit((const _Atomic uint32_t *)&page->paused, memory_order_relaxed)
-                   ? 0
-                   : -ESTALE;
+        if (!xenpv_time_alive(page) || atomic_load_explicit((const _Atomic uint32_t *)&page->paused, memory_order_relaxed))
+            return -ESTALE;
+        return 0;
     }
     return -EAGAIN;
+}
+
+int xenpv_time_alive(const void *memory)
+{
+    const struct xenpv_time_page *page = memory;
+
+    return atomic_load_explicit((const _Atomic uint8_t *)&page->alive, memory_order_acquire) == 1;
 }
 
 static double now_ns(void)

@@ -161,6 +161,21 @@ def mapped_memory_has_bounds(granter: Domain, foreign: Domain) -> None:
                 mapped.write(PAGE_SIZE - 1, b"12")
 
 
+def a_byte_is_cleared_when_pages_end(granter: Domain, foreign: Domain) -> None:
+    """The one that was asked for, for a peer that has read-only pages mapped; the later of two for a page."""
+    shared = granter.grants.share(foreign.domid, 2, writable=False)
+    for byte in (5, 9, PAGE_SIZE + 7):
+        shared.memory[byte] = 1
+        shared.on_unmap(clear=byte)
+    with refused(ValueError, "a byte outside the pages was taken"):
+        shared.on_unmap(clear=2 * PAGE_SIZE)
+    with foreign.grants.map(granter.domid, shared.refs, writable=False) as mapped:
+        hold(mapped.read(9, 1) + mapped.read(PAGE_SIZE + 7, 1) == b"\1\1", "nothing is cleared while the pages are ours")
+        shared.close()
+        hold(mapped.read(9, 1) + mapped.read(PAGE_SIZE + 7, 1) == b"\0\0", "a byte is cleared when the pages end")
+        hold(mapped.read(5, 1) == b"\1", "a later byte of a page replaces the earlier")
+
+
 def closed_objects_say_so(granter: Domain, foreign: Domain) -> None:
     """After close(): ClosedError; a second close() does nothing."""
     shared = granter.grants.share(foreign.domid)
@@ -210,7 +225,8 @@ GRANT_CHECKS: tuple[Check, ...] = (
     what_is_not_granted_cannot_be_mapped, what_has_ended_cannot_be_mapped,
     what_was_granted_to_another_cannot_be_mapped, nobody_has_no_grants, nobody_can_be_granted_pages,
     read_only_pages_can_be_read, read_only_pages_cannot_be_written, all_or_none_is_mapped, a_page_lives_until_its_last_unmap,
-    pages_are_zero_before_each_grant, mapped_memory_has_bounds, closed_objects_say_so,
+    pages_are_zero_before_each_grant, mapped_memory_has_bounds,
+    a_byte_is_cleared_when_pages_end, closed_objects_say_so,
     many_pages_are_one_memory, a_closed_domain_ends_its_mappings, the_core_has_handles,
 )
 

@@ -84,11 +84,21 @@ def test_another_version_is_refused(hv: Hypervisor, guest: Client) -> None:
     assert refused(hv, guest, Call(Op.HELLO, number=2)) == errno.EPROTONOSUPPORT
 
 
+@pytest.mark.parametrize(("domid", "byte"), [(1, 1 << 20), (2, 0), (1, 0xFFFFFFFF)])
+def test_a_byte_to_clear_is_within_the_segment(hv: Hypervisor, guest: Client, domid: int, byte: int) -> None:
+    number = segment(hv, guest, 0)
+    assert refused(hv, guest, Call(Op.UNMAP_CLEAR, domid, number, byte)) == errno.EINVAL
+
+
+def test_only_the_granter_has_a_byte_cleared(hv: Hypervisor, guest: Client, zero: Client) -> None:
+    assert refused(hv, zero, Call(Op.UNMAP_CLEAR, 1, segment(hv, guest, 0), 0)) == errno.ENOENT
+
+
 def test_nothing_before_hello(hv: Hypervisor) -> None:
     assert refused(hv, hv.connect(0), Call(Op.EVENT_UNBOUND, 0)) == errno.EPROTO
 
 
-@pytest.mark.parametrize("op", [0, 11, 0xFFFFFFFF])
+@pytest.mark.parametrize("op", [0, 12, 0xFFFFFFFF])
 def test_an_unknown_call_is_refused(hv: Hypervisor, guest: Client, op: int) -> None:
     assert refused(hv, guest, Call(op)) == errno.ENOSYS
 

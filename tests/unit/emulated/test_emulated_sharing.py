@@ -48,6 +48,33 @@ def test_status_of_what_is_not_granted(pair: Pair, refs: list[int], status: int)
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_byte_is_cleared_when_the_connection_breaks(pair: Pair, writable: bool, until: Callable[..., None]) -> None:
+    granter, foreign = pair
+    shared = granter.grants.share(foreign.domid, writable=writable)
+    shared.memory[16] = 1
+    shared.on_unmap(clear=16)
+    with foreign.grants.map(granter.domid, shared.refs, writable=False) as mapped:
+        granter._link.close()  # as the kernel does for a process that was killed
+        until(lambda: mapped.read(16, 1) == b"\0", "the host clears the byte")
+
+
+def test_closed_pages_are_cleared_no_more(pair: Pair, until: Callable[..., None]) -> None:
+    granter, foreign = pair
+    first = granter.grants.share(foreign.domid)
+    first.on_unmap(clear=16)
+    with granter.grants.share(foreign.domid) as held:
+        held.on_unmap(clear=0)
+        first.close()
+        again = granter.grants.share(foreign.domid)
+        assert again.refs == first.refs
+        again.memory[16] = held.memory[0] = 1
+        with foreign.grants.map(granter.domid, [*again.refs, *held.refs]) as mapped:
+            granter._link.close()
+            until(lambda: mapped.read(4096, 1) == b"\0", "the host clears the other's byte")
+            assert mapped.read(16, 1) == b"\1"
+
+
 def test_status_of_nobody(pair: Pair) -> None:
     with pytest.raises(GrantError) as caught:
         pair[1].grants.map(77, [256])

@@ -35,6 +35,7 @@ class Op(IntEnum):
     EVENT_CLOSE = 8
     EVENT_STATUS = 9
     SEGMENT_SHUT = 10
+    UNMAP_CLEAR = 11
 
 
 class Call(NamedTuple):

@@ -68,6 +68,8 @@ class Segment:
         self.ready = False
         self.ended = False
         self.openings: set[Opening] = set()
+        self._data: mmap.mmap | None = None
+        self._to_clear: dict[int, int] = {}
         name = f"{granter}-{foreign}-{number}"
         self.data_fd = _memory(f"xenpv-data-{name}", SEGMENT_SIZE)
         try:
@@ -80,9 +82,18 @@ class Segment:
     def seal(self) -> None:
         """The granter has mapped it: nobody can map or open a read-only one for writing from now on."""
         if not self.ready:
+            if not self.writable:  # mapped before the seal, for a byte to be cleared in the end
+                self._data = mmap.mmap(self.data_fd, SEGMENT_SIZE)
             extra = 0 if self.writable else _F_SEAL_FUTURE_WRITE
             fcntl.fcntl(self.data_fd, fcntl.F_ADD_SEALS, extra | fcntl.F_SEAL_SEAL)
             self.ready = True
+
+    def clear_at_end(self, byte: int, armed: bool) -> None:
+        """Set `byte` to 0 when the segment ends; without `armed`, no byte of its page. `byte` is within the segment."""
+        if armed:
+            self._to_clear[byte // PAGE_SIZE] = byte
+        else:
+            self._to_clear.pop(byte // PAGE_SIZE, None)
 
     def inject(self, skip: int, times: int, status: int) -> None:
         """Let `skip` maps pass, then refuse `times` with `status` (GNTST_*)."""
@@ -106,6 +117,14 @@ class Segment:
         """No more grants, maps or openings. What is mapped stays with its mappers."""
         if self.ended:
             return
+        if self._to_clear:
+            data = self._data or mmap.mmap(self.data_fd, SEGMENT_SIZE)
+            for byte in self._to_clear.values():
+                data[byte] = 0
+            data.close()
+        elif self._data:
+            self._data.close()
+        self._data = None
         with mmap.mmap(self.table_fd, PAGE_SIZE) as table:
             table[TABLE_ENDED:TABLE_ENDED + 4] = b"\1\0\0\0"
         self.ended = True

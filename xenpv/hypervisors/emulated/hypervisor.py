@@ -94,6 +94,7 @@ class Hypervisor:
             Op.SEGMENT_OPEN: self._segment_open,
             Op.SEGMENT_SHUT: self._segment_shut,
             Op.SEGMENT_FREE: self._segment_free,
+            Op.UNMAP_CLEAR: self._unmap_clear,
             Op.EVENT_UNBOUND: self._event_unbound,
             Op.EVENT_BIND: self._event_bind,
             Op.EVENT_CLOSE: self._event_close,
@@ -205,6 +206,13 @@ class Hypervisor:
     def _segment_free(self, client: Client, domain: DomainState, call: Call) -> Reply:
         self._own_segment(client, call.number).end()
         del client.segments[call.number], domain.segments[call.number]
+        return Reply()
+
+    def _unmap_clear(self, client: Client, domain: DomainState, call: Call) -> Reply:
+        segment = self._own_segment(client, call.number)
+        if not segment.ready or call.flags >= calls.SEGMENT_SIZE or call.domid > 1:
+            raise Refused(errno.EINVAL)
+        segment.clear_at_end(call.flags, call.domid == 1)
         return Reply()
 
     def _segment_open(self, client: Client, domain: DomainState, call: Call) -> Reply:

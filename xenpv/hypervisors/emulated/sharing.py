@@ -113,6 +113,10 @@ class OwnRegion:
             lib.xenpv_emulated_offer(*self._entry(page), self.foreign, self.writable)
         return first
 
+    def clear_at_end(self, link: Link, byte: int, armed: bool) -> None:
+        """Have the host set `byte` of the region to 0 when our connection ends, or not any more."""
+        link.call(Call(Op.UNMAP_CLEAR, int(armed), self.numbers[byte // SEGMENT_SIZE], byte % SEGMENT_SIZE))
+
     def give(self, first: int, count: int) -> None:
         """End the grants of these pages, now or when they are no longer mapped."""
         self.ending |= (1 << count) - 1 << first
@@ -127,6 +131,10 @@ class OwnRegion:
             if lib.xenpv_emulated_end(*self._entry(page)) == 0:
                 self.ending &= ~(1 << page)
                 self.free |= 1 << page
+
+    def clear(self, first: int, byte: int) -> None:
+        """Set to 0 `byte` of the pages from `first` on."""
+        self._memory[first * PAGE_SIZE + byte] = 0
 
     def lend(self, first: int, count: int) -> Any:
         """An object that exports these pages; as long as it lives the memory stays where it is."""
@@ -154,6 +162,7 @@ class EmulatedSharedPages(Closing):
         lent = region.lend(first, count)
         self._in_use = weakref.ref(lent)
         self._memory: memoryview | None = memoryview(lent)
+        self._to_clear: set[int] = set()
 
     @property
     def refs(self) -> Sequence[int]:
@@ -164,6 +173,15 @@ class EmulatedSharedPages(Closing):
         if self._memory is None:
             raise ClosedError("these shared pages were closed")
         return self._memory
+
+    def on_unmap(self, *, clear: int) -> None:
+        """See xenpv.domain.SharedPages. Raises GrantError, ValueError."""
+        if self._memory is None:
+            raise ClosedError("these shared pages were closed")
+        if not 0 <= clear < self.count * PAGE_SIZE:
+            raise ValueError(f"byte {clear} is not within the {self.count} pages")
+        self._owner.clear_at_end(self, clear, True)
+        self._to_clear = {byte for byte in self._to_clear if byte // PAGE_SIZE != clear // PAGE_SIZE} | {clear}
 
     def close(self) -> None:
         """End the grants. Raises LocalProtocolError while a slice of `memory` is in use; then nothing is ended."""
@@ -178,6 +196,9 @@ class EmulatedSharedPages(Closing):
             self._memory = memoryview(lent)
             raise LocalProtocolError(_IN_USE)
         self._memory = None
+        for byte in self._to_clear:
+            self.region.clear(self.first, byte)
+            self._owner.clear_at_end(self, byte, False)
         self._owner.give(self)
 
     def abandon(self) -> None:
@@ -233,6 +254,19 @@ class Sharing:
                              _NO_SPACE) from refusal
         self._regions.append(region)
         return region
+
+    def clear_at_end(self, pages: EmulatedSharedPages, byte: int, armed: bool) -> None:
+        """See OwnRegion. Raises GrantError when the segment is ended already, HypervisorError without a host."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                pages.region.clear_at_end(self._link, pages.first * PAGE_SIZE + byte, armed)
+            except Refused as refusal:
+                raise GrantError(f"cannot have byte {byte} cleared when these pages end: {refusal}") from refusal
+            except HypervisorError:
+                if armed:
+                    raise  # else the host is gone, and cleared nothing
 
     def give(self, pages: EmulatedSharedPages) -> None:
         """The pair of share."""

@@ -1,0 +1,15 @@
+"""dom0's time page (docs/time-page.md): who publishes it, who reads it, and whether it is well.
+
+`Publisher` runs in dom0. `open_reader` gives a domain its `Reader`. `observe` and `judge` are what ``xenpv time doctor``
+is made of.
+"""
+
+from .clock import OwnClock
+from .health import Finding, Observation, judge, observe
+from .kernel import Kernel
+from .publisher import Publisher
+from .reader import Epoch, Reader, Reading
+from .subscription import open_reader
+
+__all__ = ["Epoch", "Finding", "Kernel", "Observation", "OwnClock", "Publisher", "Reader", "Reading", "judge", "observe",
+           "open_reader"]
