@@ -61,6 +61,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "grant": "The grants of the emulated Xen's domains.",
         "event": "The event channels of the emulated Xen's domains.",
         "ring": "The shared ring of a disk, decoded.",
+        "time": "The time page: publish, read, show, doctor.",
     },
     "This machine": {
         "selftest": "Try: the contract checks on this hypervisor.",

@@ -8,6 +8,7 @@
  * - One lock: a page is not written any more when remove has returned. */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -171,8 +172,11 @@ static void wait_until(struct xenpv_ticker *ticker, uint64_t deadline)
 
 int xenpv_ticker_run(struct xenpv_ticker *ticker)
 {
+    const struct sched_param first = {.sched_priority = 1};
     uint64_t last = 0;
 
+    /* Some microseconds every few milliseconds, and of no use when they come late. Who may not have it goes without. */
+    (void)pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
     pthread_mutex_lock(&ticker->lock);
     while (!ticker->stop) {
         uint64_t coarse, now;

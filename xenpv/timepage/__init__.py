@@ -5,11 +5,11 @@ is made of.
 """
 
 from .clock import OwnClock
-from .health import Finding, Observation, judge, observe
+from .health import Finding, Level, Observation, against_kernel, judge, observe
 from .kernel import Kernel
 from .publisher import Publisher
 from .reader import Epoch, Reader, Reading
-from .subscription import open_reader
+from .subscription import find_page, open_reader
 
-__all__ = ["Epoch", "Finding", "Kernel", "Observation", "OwnClock", "Publisher", "Reader", "Reading", "judge", "observe",
-           "open_reader"]
+__all__ = ["Epoch", "Finding", "Kernel", "Level", "Observation", "OwnClock", "Publisher", "Reader", "Reading",
+           "against_kernel", "find_page", "judge", "observe", "open_reader"]

@@ -16,10 +16,11 @@ from xenpv.errors import TimeMalformedError, TimePageError, TimeStaleError, Time
 from xenpv.wire.timepage import HISTORY, Kind
 
 from .clock import OwnClock
+from .kernel import Kernel
 from .page import PageView, Snapshot
 from .reader import PAUSE
 
-__all__ = ["Finding", "Level", "Observation", "judge", "observe"]
+__all__ = ["Finding", "Level", "Observation", "against_kernel", "judge", "observe"]
 
 
 class Level(StrEnum):
@@ -85,6 +86,26 @@ def judge(seen: Sequence[Observation]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
+def against_kernel(view: PageView, kernel: Kernel, looks: int = 25) -> Finding | None:
+    """In dom0: the page beside the kernel's own jiffies. None where those cannot be read."""
+    off: list[int] = []
+    for _ in range(looks):
+        before = view.tick()
+        jiffies = kernel.jiffies()
+        after = view.tick()
+        if jiffies is None:
+            return None
+        if before is not None and after is not None:
+            off.append(min((before - jiffies, after - jiffies), key=abs))
+        time.sleep(PAUSE)
+    if not off:
+        return None
+    near = sum(abs(each) <= 1 for each in off)
+    text = (f"{near} of {len(off)} looks at this kernel's jiffies are within one tick of the page, the furthest "
+            f"{max(off, key=abs):+d}")
+    return _good("jiffies", text) if near >= 0.9 * len(off) else _bad("jiffies", text)
+
+
 Copies = Sequence[tuple[int, Snapshot]]
 Findings = Iterable[Finding]
 
@@ -120,8 +141,10 @@ def _failures(seen: Sequence[Observation]) -> Findings:
             yield _bad(name, str(found))
     absent = [each.error for each in seen if each.error is not None
               and not isinstance(each.error, (TimeTornError, TimeMalformedError, TimeStaleError))]
-    if absent:
+    if absent and seen[-1].error is not None:
         yield _bad("absent", str(absent[-1]))
+    elif absent:
+        yield _note("absent", "for a while there was no page, and then there was one")
 
 
 def _life(copies: Copies) -> Findings:

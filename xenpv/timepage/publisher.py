@@ -72,7 +72,8 @@ class Publisher(Closing):
         self._later: set[int] = set()
         self._calibrated_at = time.monotonic()
         self._retry_at = 0.0
-        self._stopping = False
+        self.stopping = False
+        """stop() was called."""
         self._watches: dict[int, Watch] = {}
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -107,12 +108,12 @@ class Publisher(Closing):
 
     def serve(self) -> None:
         """Until stop(). Raises StoreConnectionError when the store is gone for good."""
-        while not self._stopping:
+        while not self.stopping:
             self.turn()
 
     def stop(self) -> None:
         """Make serve() return. For a signal handler and for any thread, before close()."""
-        self._stopping = True
+        self.stopping = True
         os.eventfd_write(self._wake, 1)
 
     def turn(self, timeout: float | None = None) -> None:

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xenpv.domain import Domain, Store
-from xenpv.errors import NoEntryError, StoreError, TimeAbsentError, TimeMalformedError
+from xenpv.errors import AccessDeniedError, NoEntryError, StoreError, TimeAbsentError, TimeMalformedError
 
 from .page import PageView, map_page
 from .reader import Reader
 
-__all__ = ["TOP", "open_reader", "place_of", "subscribers", "wishes_of"]
+__all__ = ["TOP", "find_page", "open_reader", "place_of", "subscribers", "wishes_of"]
 
 TOP = "/local/domain/0/xenpv/time"
 _NAMES = itertools.count(1)
@@ -67,11 +67,11 @@ def _is_left_over(name: str) -> bool:
     return bool(found and int(found[3]) == os.stat("/proc/self/ns/pid").st_ino and _started(found[1]) != found[2])
 
 
-def _find(domain: Domain) -> PageView:
-    """Map the page that the store tells of now."""
+def find_page(domain: Domain) -> PageView:
+    """Map the page that the store tells of now. Raises TimeAbsentError, TimeMalformedError, StoreError, HypervisorError."""
     try:
         value = domain.store.read(f"{place_of(domain.domid)}/ref")
-    except NoEntryError as error:
+    except (NoEntryError, AccessDeniedError) as error:  # what is not there is not ours to read either
         raise TimeAbsentError(f"dom0 publishes no time page for domain {domain.domid}: run `xenpv time publish` there"
                               ) from error
     if not value.isdigit() or int(value) > 0xFFFFFFFF:
@@ -92,11 +92,11 @@ def open_reader(domain: Domain, *, timeout: float = 5.0, clock: Callable[[], int
     def unsubscribe() -> None:
         try:
             store.remove(wish)
-        except (NoEntryError, StoreError):
+        except StoreError:
             pass  # the store is gone and the domain with it, or somebody removed the key already
 
     store.write(wish, "1")
-    reader = Reader(lambda: _find(domain), clock=clock, on_close=unsubscribe)
+    reader = Reader(lambda: find_page(domain), clock=clock, on_close=unsubscribe)
     try:
         if timeout > 0:
             reader.wait(timeout)

@@ -8,6 +8,7 @@ from xenpv.errors import (TimeAbsentError, TimeDisruptedError, TimeMalformedErro
                           TimeTornError)
 from xenpv.testing.timepage import JUMP_TICKS, WRAP_TICKS, Fault, Scene
 from xenpv.timepage import Reader
+from xenpv.timepage.page import PageView
 
 TICK = Scene.tick_nsec / 1e9
 
@@ -196,8 +197,13 @@ def test_a_page_that_is_dead_and_still_told_is_stale(scene: Scene, reader: Reade
 
 
 def test_the_store_is_not_asked_again_and_again(scene: Scene) -> None:
-    asked = []
-    reader = Reader(lambda: asked.append(1) or scene.locate(), clock=scene.clock, sleep=scene.advance)  # type: ignore[func-returns-value]
+    asked: list[int] = []
+
+    def locate() -> PageView:
+        asked.append(1)
+        return scene.locate()
+
+    reader = Reader(locate, clock=scene.clock, sleep=scene.advance)
     reader.read()
     scene.do(Fault.FREEZE)
     scene.advance(1)
