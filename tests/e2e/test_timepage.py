@@ -1,0 +1,107 @@
+"""`xenpv time` in processes of its own: a publisher in domain 0, readers in a guest."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_cli import STAYS, Command, run_directory
+from xenpv.hypervisors.emulated.client import EmulatedDomain
+from xenpv.timepage.subscription import subscribers
+
+Until = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def xenpv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """An emulated Xen with one guest."""
+    with run_directory(tmp_path_factory.mktemp("time")) as command:
+        command("emu", "up")
+        command("create", command.config("guest", xenpv_exec=command.python("stays.py", STAYS)))
+        yield command
+
+
+@contextmanager
+def publishing(xenpv: Command, *words: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([*xenpv.argv, "time", "publish", *words], env=xenpv.environment, cwd=xenpv.cwd,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert "the time page is published" in process.stderr.readline()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+def guest(xenpv: Command) -> list[str]:
+    return ["--hypervisor", f"emulated:{xenpv.run}#1"]
+
+
+def doctor(xenpv: Command, *words: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run([*xenpv.argv, *guest(xenpv), "time", "doctor", "--json", *words], env=xenpv.environment,
+                          capture_output=True, text=True, timeout=60)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_guest_reads_the_tick(xenpv: Command) -> None:
+    with publishing(xenpv):
+        lines = xenpv(*guest(xenpv), "time", "read", "-c", "3", "-i", "0.05").splitlines()
+    ticks = [int(line.split()[0]) for line in lines]
+    assert len(ticks) == 3 and ticks == sorted(ticks)
+
+
+def test_the_page_is_shown(xenpv: Command) -> None:
+    with publishing(xenpv):
+        shown = xenpv.json(*guest(xenpv), "time", "show")
+    assert shown["kind"] in ("jiffies", "coarse")
+    assert shown["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert max(point["tick"] for point in shown["history"]) == shown["tick"]
+
+
+def test_ended_and_dead_publishers(xenpv: Command) -> None:
+    with publishing(xenpv) as process:
+        xenpv(*guest(xenpv), "time", "read")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert "xenpv time publish" in xenpv(*guest(xenpv), "time", "read", "--wait", "0.1", status=1)
+    status, found = doctor(xenpv, "--seconds", "0.2", "--wait", "0.1")
+    assert (status, found["healthy"], [each["name"] for each in found["findings"]]) == (1, False, ["absent"])
+
+
+def test_only_one_publishes(xenpv: Command) -> None:
+    with publishing(xenpv) as process:
+        assert f"pid {process.pid}" in xenpv("time", "publish", status=2)
+
+
+def test_a_guest_cannot_publish(xenpv: Command) -> None:
+    assert "dom0" in xenpv(*guest(xenpv), "time", "publish", status=2)
+
+
+def test_dry_run(xenpv: Command) -> None:
+    assert "would publish" in xenpv("time", "publish", "-N")
+
+
+def test_who_has_read_is_subscribed_no_more(xenpv: Command) -> None:
+    with publishing(xenpv), EmulatedDomain(f"emulated:{xenpv.run}") as dom0:
+        xenpv(*guest(xenpv), "time", "read")
+        assert subscribers(dom0.store, 1) == []
+
+
+@pytest.mark.parametrize(("fault", "name"), [
+    ("tear", "torn"), ("freeze", "frozen"), ("jump-forward", "jump"), ("jump-back", "back"), ("wrap", "wrap"),
+    ("kill", "dead"), ("migrate", "migrated")])
+def test_the_doctor_names_each_fault(xenpv: Command, fault: str, name: str) -> None:
+    with publishing(xenpv, "--fault", fault, "--fault-after", "0.6"):
+        status, found = doctor(xenpv, "--seconds", "1.6")
+    names = {each["name"] for each in found["findings"]}
+    assert name in names, found
+    assert status == 1 or fault == "wrap"

@@ -1,0 +1,134 @@
+"""dom0's time page on real Xen: through gntalloc here and gntdev in a guest."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.xenhost.conftest import PYTHON, run
+from xenpv.domain import Domain
+from xenpv.errors import TimePageError
+from xenpv.hypervisors import open_domain
+from xenpv.timepage import Kernel, find_page, open_reader
+
+pytestmark = pytest.mark.xen
+Until = Callable[..., None]
+
+SCRIPT = "cd /job && python -m tests.xenhost.guest_time"
+
+
+@contextmanager
+def publishing() -> Iterator[subprocess.Popen[str]]:
+    """`xenpv time publish` until the block ends."""
+    process = subprocess.Popen([sys.executable, "-m", "xenpv_tools", "time", "publish"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = process.stderr.readline()
+        assert "the time page is published: jiffies" in said, said
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def dom0() -> Iterator[Domain]:
+    with open_domain("xen:") as domain:
+        yield domain
+
+
+class Asked:
+    """The guest's reader, asked through the store."""
+
+    def __init__(self, dom0: Domain, domid: int, until: Until) -> None:
+        self.domid, self._store, self._until = domid, dom0.store, until
+        self._number = 0
+
+    def _answer(self) -> dict[str, Any]:
+        path = f"/local/domain/{self.domid}/data/time-answer"
+        found: dict[str, Any] = json.loads(self._store.read(path)) if self._store.exists(path) else {}
+        return found
+
+    def ready(self) -> dict[str, Any]:
+        """Once it has seen the page tick."""
+        self._until(lambda: self._answer().get("ask") == "ready", "the guest reads the time page", 180)
+        return self._answer()
+
+    def __call__(self) -> dict[str, Any]:
+        """What its next reading gives."""
+        self._number += 1
+        self._store.write(f"/local/domain/{self.domid}/data/time-ask", str(self._number))
+        self._until(lambda: self._answer().get("ask") == str(self._number), "the guest answers", 30)
+        return self._answer()
+
+
+def test_dom0_reads_its_own_page_beside_its_jiffies(dom0: Domain) -> None:
+    with publishing(), open_reader(dom0) as reader:
+        off = []
+        for _ in range(200):
+            before = reader.read().tick
+            jiffies = Kernel().jiffies()
+            after = reader.read()
+            assert jiffies is not None
+            missed = after.missed
+            off.append(min(abs(before - jiffies), abs(after.tick - jiffies)))
+        print(f"dom0: {sum(each <= 1 for each in off)} of {len(off)} within one tick, at most {max(off)}, missed {missed}")
+        assert max(off) <= 1 + missed
+
+
+def test_a_killed_publisher_is_seen_through_the_old_page(dom0: Domain) -> None:
+    with publishing() as process, open_reader(dom0) as reader:
+        view = reader.view
+        assert view is not None and view.alive()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not view.alive(), "the kernel cleared the byte"
+
+
+def test_a_guest_reads_dom0_s_jiffies(dom0: Domain, guest: Callable[..., Any], until: Until) -> None:
+    kernel = Kernel()
+    with publishing() as process:
+        guest("time", SCRIPT, kind=PYTHON)
+        asked = Asked(dom0, int(run("xl", "domid", "time")), until)
+        ready = asked.ready()
+        print("guest: ns of a read of the tick, clock_gettime MONOTONIC, COARSE:", ready["cost_ns"])
+        off, first_missed, late = [], None, []
+        for _ in range(100):
+            calibration, before = kernel.calibrate(), kernel.jiffies()
+            answer = asked()
+            after = kernel.jiffies()
+            assert calibration and before is not None and after is not None
+            assert "tick" in answer, answer
+            first_missed = answer["missed"] if first_missed is None else first_missed
+            # dom0's own tick at the moment that the page names, by dom0's own clock.
+            own = calibration.tick + round((answer["tick_ns"] - calibration.coarse_ns) / kernel.tick_nsec())
+            off.append(abs(answer["tick"] - own))
+            late.append(max(before - answer["tick"], answer["tick"] - after, 0))
+        missed = answer["missed"]
+        print(f"guest: {sum(each <= 1 for each in off)} of {len(off)} within one tick, at most {max(off)}; missed "
+              f"{missed - first_missed}; outside dom0's own readings before and after by at most {max(late)}")
+        assert max(off) <= 1 and max(late) <= 1 + missed
+        generation = answer["generation"]
+
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        until(lambda: asked().get("error") in ("TimeStaleError", "TimeAbsentError"), "the guest sees that it died", 30)
+        with publishing():
+            found: list[dict[str, Any]] = []
+            until(lambda: found.append(asked()) or "tick" in found[-1], "the guest finds the successor's page", 60)
+            assert "TimeDisruptedError" in [answer.get("error") for answer in found]
+            assert found[-1]["generation"] > generation
+        dom0.store.write(f"/local/domain/{asked.domid}/data/time-ask", "end")
+
+
+def test_nobody_publishes(dom0: Domain) -> None:
+    with pytest.raises(TimePageError):
+        find_page(dom0)
