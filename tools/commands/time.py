@@ -52,7 +52,8 @@ def _only_publisher(directory: Path) -> Iterator[None]:
 @command.command()
 @click.option("--max-age-ms", type=click.IntRange(20, 60_000), default=500, show_default=True, metavar="MS",
               help="Readers take a page whose tick is older for stale.")
-@click.option("--fault", type=click.Choice([fault.value for fault in Fault]), help="For tests: do this to every page that ticks.")
+@click.option("--fault", type=click.Choice([fault.value for fault in Fault]),
+              help="For tests: do this to every page that ticks.")
 @click.option("--fault-after", type=click.FloatRange(0), default=2.0, show_default=True, metavar="S",
               help="When, after the first page ticks.")
 @verb(dry_run=True)
