@@ -29,7 +29,6 @@ def command() -> None:
 def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say which host is meant."""
     for option in (
-        click.option("--qdisk", is_flag=True, help="With QEMU's own block backend in dom0."),
         click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False),
                      help="Where hosts are kept. Default: $XDG_CACHE_HOME/xenpv/testhost."),
         click.option("--release", type=click.Choice(["bookworm", "trixie"]), default="bookworm", show_default=True,
@@ -39,12 +38,12 @@ def host_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def built(session: Session, release: str, directory: Path | None, qdisk: bool) -> Host:
+def built(session: Session, release: str, directory: Path | None) -> Host:
     """The host that is meant; it is built if it is not there."""
     from ..testhost.build import RUN_PROGRAMS, build, need_programs
     from ..testhost.recipe import Host
 
-    host = Host.at(release, directory, qdisk)
+    host = Host.at(release, directory)
     build(host, session.say)
     need_programs(RUN_PROGRAMS, session.say)
     return host
@@ -54,12 +53,12 @@ def built(session: Session, release: str, directory: Path | None, qdisk: bool) -
 @click.option("--again", is_flag=True, help="Also when it is there.")
 @host_options
 @verb(json=True, dry_run=True)
-def build(session: Session, release: str, directory: Path | None, qdisk: bool, again: bool) -> None:
+def build(session: Session, release: str, directory: Path | None, again: bool) -> None:
     """Build the host from Debian packages, unless it is there. Needs root."""
     from ..testhost import build as builder
     from ..testhost.recipe import Host
 
-    host = Host.at(release, directory, qdisk)
+    host = Host.at(release, directory)
     there = host.built and not again
     data = {"release": release, "directory": str(host.directory), "built": there or not session.dry_run}
     if session.dry_run:
@@ -81,7 +80,7 @@ def build(session: Session, release: str, directory: Path | None, qdisk: bool, a
 @host_options
 @verb()
 def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: float, systemd: bool, out: Path | None,
-        release: str, directory: Path | None, qdisk: bool) -> None:
+        release: str, directory: Path | None) -> None:
     """Boot the host and run SCRIPT in its dom0 as root, with this working tree's xenpv; its exit status is ours.
 
     SCRIPT and FILES (also folders) stand in /job there, which is the working directory. The host is built first if it is
@@ -92,7 +91,7 @@ def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: flo
     from ..testhost.recipe import default_directory, project_root
 
     job = Job(script, list(files), time_limit, systemd=systemd)
-    host = built(session, release, directory, qdisk)
+    host = built(session, release, directory)
     wheel = build_wheel(project_root(), (directory or default_directory()) / "wheels")
 
     def output(data: bytes) -> None:
@@ -114,7 +113,7 @@ def run(session: Session, script: Path, files: tuple[Path, ...], time_limit: flo
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True))
 @host_options
 @verb()
-def shell(session: Session, files: tuple[Path, ...], release: str, directory: Path | None, qdisk: bool) -> None:
+def shell(session: Session, files: tuple[Path, ...], release: str, directory: Path | None) -> None:
     """Boot the host to a shell in dom0 on this terminal; the shell's end switches it off."""
     from ..testhost.job import Job, build_wheel
     from ..testhost.machine import Machine
@@ -124,7 +123,7 @@ def shell(session: Session, files: tuple[Path, ...], release: str, directory: Pa
         raise UsageError("a shell needs a terminal: use `xenpv testhost run SCRIPT`")
     size = shutil.get_terminal_size()
     job = Job(files=list(files), rows=size.lines, columns=size.columns)
-    host = built(session, release, directory, qdisk)
+    host = built(session, release, directory)
     wheel = build_wheel(project_root(), (directory or default_directory()) / "wheels")
     with Machine.made(host, job, wheel) as machine:
         session.say("booting; `exit` switches the host off")

@@ -26,8 +26,7 @@ LIBC = {"bookworm": (2, 36), "trixie": (2, 41)}
 """Their C libraries."""
 
 PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "systemd", "udev", "iproute2", "procps", "busybox-static",
-            "e2fsprogs", "fio", "strace"]
-QDISK_PACKAGES = ["qemu-system-xen"]
+            "e2fsprogs", "fio", "strace", "qemu-system-xen"]
 TEST_REQUIREMENTS = ["pytest", "hypothesis"]
 
 DOM0_MODULES = ["virtio_pci", "virtio_blk", "ext4"]
@@ -74,17 +73,16 @@ class Host:
     requirements: list[str]
 
     @classmethod
-    def at(cls, release: str, directory: Path | None = None, qdisk: bool = False) -> Host:
+    def at(cls, release: str, directory: Path | None = None) -> Host:
         """The host of `release` in its folder of `directory`. Raises UsageError."""
         if release not in RELEASES:
             raise UsageError(f"{release} is no release of the test host: it is {' or '.join(RELEASES)}")
-        packages = PACKAGES + (QDISK_PACKAGES if qdisk else [])
         needed = requirements(project_root() / "setup.cfg")
-        digest = hashlib.sha256("\0".join([_LAYOUT, release, *packages, "", *needed]).encode())
+        digest = hashlib.sha256("\0".join([_LAYOUT, release, *PACKAGES, "", *needed]).encode())
         for name in _BUILD_FILES:
             digest.update(b"\0" + (HERE / name).read_bytes())
         return cls(release, (directory or default_directory()).absolute() / release / digest.hexdigest()[:12],
-                   packages, needed)
+                   PACKAGES, needed)
 
     @property
     def built(self) -> bool:
