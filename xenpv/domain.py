@@ -211,6 +211,32 @@ class Store(Transaction, Closable, Protocol):
         ...
 
 
+class KernelDriver(Protocol):
+    """What this domain's own kernel has of one of the domain's devices."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the kernel has seen the device's node; it does so some time after the node is made or removed."""
+        ...
+
+    @property
+    def holds(self) -> bool:
+        """Whether a driver of the kernel's serves the device."""
+        ...
+
+    @property
+    def shows(self) -> str | None:
+        """What the kernel shows it as, such as ``/dev/xvdb``."""
+        ...
+
+    def unbind(self) -> None:
+        """Take the device from the kernel's driver, which leaves its node in Closed.
+
+        Raises DeviceError when somebody uses it, or this process may not.
+        """
+        ...
+
+
 class Domain(Closable, Protocol):
     """A domain's own place on the hypervisor: all that a driver may touch."""
 
@@ -233,4 +259,8 @@ class Domain(Closable, Protocol):
 
     def open_core(self) -> CoreHandle:
         """A new handle for a queue of the core. The queue owns it; it may outlive this object."""
+        ...
+
+    def kernel_driver(self, devid: int) -> KernelDriver | None:
+        """The kernel's driver of this domain's virtual block device `devid`; None where there is no kernel below us."""
         ...

@@ -127,6 +127,7 @@ class Device:
         self._ring: SharedPages | None = None
         self._channel: EventChannel | None = None
         self._pool: Pool | None = None
+        self._published: dict[str, str] = {}
         self._last = "nothing was heard from the backend"
         self._settled = threading.Event()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -184,6 +185,7 @@ class Device:
         finally:
             with contextlib.ExitStack() as last:
                 last.callback(self._settled.set)
+                last.callback(self._unpublish)
                 if self._pool is not None:
                     last.callback(self._pool.shut)
                 self._disconnect()
@@ -307,14 +309,33 @@ class Device:
         rings = FrontendRings((RingKeys(tuple(self._ring.refs), self._channel.port),), settings.protocol(),
                               persistent=settings.persistent, notify_flag=self.flag)
 
+        self._published = rings.to_keys()
+
         def write(transaction: Transaction) -> None:
             for name in FrontendRings.leftovers(transaction.list(place.frontend)):
                 transaction.remove(f"{place.frontend}/{name}")
-            for name, value in rings.to_keys().items():
+            for name, value in self._published.items():
                 transaction.write(f"{place.frontend}/{name}", value)
 
         self._store.transact(write)
         self._wish = Wish.KEEP
+
+    def _unpublish(self) -> None:
+        """The pair of _publish: the next frontend may be one that writes fewer keys than we did.
+
+        Nothing is removed from a vbd that is not Closed, or in which another one has published meanwhile.
+        """
+        def remove(transaction: Transaction) -> None:
+            there = Directory(transaction, self.place.frontend)
+            closed = there.get("state") == b"%d" % XenbusState.CLOSED
+            if closed and all(there.get(name) == value.encode() for name, value in self._published.items()):
+                for name in self._published:
+                    transaction.remove(f"{self.place.frontend}/{name}")
+
+        try:
+            self._store.transact(remove)
+        except XenpvError as error:
+            log.warning("%s: the keys of its ring stay in the store: %s", self.name, error)
 
     def _connect(self) -> None:
         if self._ring is None or self._channel is None or self._pool is None:

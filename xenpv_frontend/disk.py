@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -26,6 +27,7 @@ from xenpv.xenbus import CLOSING_PATIENCE
 
 from .buffers import pages_of
 from .device import Device, Settings, check_settings, find_vbd
+from .kernel import Taken, take_from_kernel
 from .reaper import Piece, Reaper
 from .stats import Counters
 
@@ -73,23 +75,26 @@ def as_bytes(view: memoryview) -> memoryview:
 class Disk(Closing):
     """A virtual block device of this domain. Make one with open()."""
 
-    def __init__(self, device: Device, reaper: Reaper) -> None:
+    def __init__(self, device: Device, reaper: Reaper, taken: Taken | None = None) -> None:
         self._device = device
         self._reaper = reaper
+        self._taken = taken
 
     @classmethod
     def open(cls, domain: Domain, vdev: str | int = "xvda", *, depth: int = 32, pool_bytes: int | None = None,
              flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
-             closing_patience: float = CLOSING_PATIENCE) -> Self:
+             closing_patience: float = CLOSING_PATIENCE, take: bool = False) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
         goes, batches and streams included; by default 32 KiB for each of `depth`. `flag`: the notify-suppression flag;
         None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
-        `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. Raises UsageError,
-        DeviceError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
+        `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
+        has the disk, take it away, and give it back in close() where that can be (see `kernel`). Raises UsageError,
+        DeviceError (also for a disk that the kernel has and `take` does not say so), StoreError, GrantError,
+        EventChannelError, RemoteProtocolError.
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
@@ -97,16 +102,24 @@ class Disk(Closing):
         check_settings(settings)
         place = find_vbd(domain, vdev)
         reaper = Reaper()
-        device = Device(domain, place, settings, reaper)
-        device.open(timeout)
-        return cls(device, reaper)
+        with ExitStack() as undo:
+            taken = take_from_kernel(domain, place, allowed=take)
+            if taken is not None:
+                undo.callback(taken.close)
+            device = Device(domain, place, settings, reaper)
+            device.open(timeout)
+            undo.pop_all()
+        return cls(device, reaper, taken)
 
     def close(self) -> None:
         """Let I/O in flight end, within a limit, and disconnect. Whoever still waits gets ClosedError.
 
-        Raises LocalProtocolError while a slice of a chunk or of a batch's buffer is kept: release it and close again.
+        A disk that was taken from the kernel goes back; where it cannot, the log says why. Raises LocalProtocolError while
+        a slice of a chunk or of a batch's buffer is kept: release it and close again.
         """
         self._device.close()
+        if self._taken is not None:
+            self._taken.close()
 
     @property
     def name(self) -> str:

@@ -20,7 +20,8 @@ from ..session import Session, verb
 def command() -> None:
     """The guest's side: use a vbd of this domain (--hypervisor, $XENPV_HYPERVISOR) from user space.
 
-    Nobody else may use it meanwhile: connecting to a disk takes it over.
+    Nobody else may use it meanwhile: connecting to a disk takes it over. One that the kernel has (/dev/xvdb) is taken away
+    from it with --take, if nobody uses it, and given back at the end.
     """
 
 
@@ -28,17 +29,19 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     return None if value is None else parse_size(value)
 
 
+_TAKE = click.option("--take", is_flag=True, help="Also when the kernel has it: take it away for as long as this runs.")
 _OFFSET = click.option("--offset", default="0", callback=_size, metavar="BYTES", help="Where it begins on the disk.")
 
 
 @command.command()
 @click.argument("device", default="xvda")
+@_TAKE
 @verb(json=True, changes=False)
-def info(session: Session, device: str) -> None:
+def info(session: Session, device: str, take: bool) -> None:
     """What a disk is, and what was agreed. It connects to find out."""
     from xenpv_frontend.disk import Disk
 
-    with session.open_domain() as domain, Disk.open(domain, device) as disk:
+    with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
         found = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size, "readonly": disk.readonly,
                  "features": dataclasses.asdict(disk.features)}
     shown = {key: value for key, value in found.items() if key != "features"} | dataclasses.asdict(disk.features)
@@ -50,14 +53,15 @@ def info(session: Session, device: str) -> None:
 @_OFFSET
 @click.option("--length", callback=_size, metavar="BYTES", help="How much; default: to the end.")
 @click.option("-o", "--output", metavar="FILE", help="Where to, instead of stdout.")
+@_TAKE
 @verb(force="Also to a terminal.", changes=False)
-def read(session: Session, device: str, offset: int, length: int | None, output: str | None) -> None:
+def read(session: Session, device: str, offset: int, length: int | None, output: str | None, take: bool) -> None:
     """The disk's bytes, to stdout."""
     from xenpv_frontend.disk import Disk
 
     if output is None and sys.stdout.isatty() and not session.force:
         raise UsageError("a disk's bytes would garble the terminal: use -o FILE or a pipe, or -f")
-    with session.open_domain() as domain, Disk.open(domain, device) as disk:
+    with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
         if output is None:
             with Progress(device, length) as progress:
                 copy_out(disk, sys.stdout.buffer, progress, offset, length)
@@ -71,13 +75,14 @@ def read(session: Session, device: str, offset: int, length: int | None, output:
 @click.argument("device")
 @click.argument("file", default="-")
 @_OFFSET
+@_TAKE
 @verb(dry_run=True)
-def write(session: Session, device: str, file: str, offset: int) -> None:
+def write(session: Session, device: str, file: str, offset: int, take: bool) -> None:
     """Write FILE (-: stdin) to the disk, whole sectors, and flush."""
-    _write(session, device, file, offset)
+    _write(session, device, file, offset, take)
 
 
-def _write(session: Session, device: str, name: str, offset: int) -> Progress:
+def _write(session: Session, device: str, name: str, offset: int, take: bool) -> Progress:
     from xenpv_frontend.disk import Disk
 
     try:
@@ -88,7 +93,7 @@ def _write(session: Session, device: str, name: str, offset: int) -> Progress:
         if session.dry_run:
             session.show(None, f"would write {name} to {device} at {offset}")
             return progress
-        with session.open_domain() as domain, Disk.open(domain, device) as disk:
+        with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
             copy_in(disk, source, name, progress, offset)
     return progress
 
@@ -96,8 +101,9 @@ def _write(session: Session, device: str, name: str, offset: int) -> Progress:
 @command.command()
 @click.argument("source")
 @click.argument("target")
+@_TAKE
 @verb(json=True, dry_run=True)
-def cp(session: Session, source: str, target: str) -> None:
+def cp(session: Session, source: str, target: str, take: bool) -> None:
     """Copy a whole disk to an image, or back.
 
     One of SOURCE and TARGET is a device such as xvda, the other a file. A file that is called like a device is written
@@ -109,12 +115,12 @@ def cp(session: Session, source: str, target: str) -> None:
         raise UsageError("one of SOURCE and TARGET is a device such as xvda, the other one a file (./xvda for one of "
                          "that name)")
     if is_device(target):
-        progress = _write(session, target, source, 0)
+        progress = _write(session, target, source, 0, take)
     elif session.dry_run:
         session.show({"source": source, "target": target}, f"would copy {source} to {target}")
         return
     else:
-        with session.open_domain() as domain, Disk.open(domain, source) as disk:
+        with session.open_domain() as domain, Disk.open(domain, source, take=take) as disk:
             with Progress(source, disk.size) as progress, new_image(target) as file:
                 copy_out(disk, file, progress)
     if not session.dry_run:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_domain import FakeBackend, FakeDomain
+from tests.support.fake_backend import FakeBackend
+from tests.support.fake_domain import FakeDomain
 from xenpv_frontend.disk import Disk
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.fake_domain import FakeBackend, FakeDomain
+from tests.support.fake_backend import FakeBackend
+from tests.support.fake_domain import FakeDomain
 from xenpv.errors import ClosedError, DeviceError, RemoteProtocolError, StoreConnectionError, UsageError
 from xenpv.wire.blkif import Protocol
 from xenpv.xenbus import BackendAdverts, XenbusState
@@ -259,3 +260,20 @@ def test_without_the_flag_any_more_a_new_ring_is_made(backend: FakeBackend, open
     assert backend.attached == 2 and backend.frontend_key("xenpv-notify-flag") == b"0"
     assert sorted(results) == sorted(bytes(backend.data[at * 512:at * 512 + 512]) for at in range(6))
     assert not disk.features.flag and disk.read(0, 4096) == backend.data[:4096]
+
+
+def test_a_closed_disk_leaves_no_ring_in_the_store(backend: FakeBackend, open_disk: Open) -> None:
+    """The next frontend may write fewer keys: with ring-page-order of ours left, the kernel's ring would be misread."""
+    disk = open_disk(ring_order=2)
+    assert backend.frontend_key("ring-page-order") == b"2"
+    disk.close()
+    keys = ("ring-page-order", "ring-ref0", "ring-ref3", "event-channel", "protocol", "feature-persistent",
+            "xenpv-notify-flag")
+    assert [key for key in keys if backend.frontend_key(key) is not None] == []
+
+
+def test_another_frontend_s_ring_stays(domain: FakeDomain, backend: FakeBackend, open_disk: Open) -> None:
+    disk = open_disk()
+    domain.store.write(f"{backend.place.frontend}/event-channel", "77")
+    disk.close()
+    assert backend.frontend_key("event-channel") == b"77" and backend.frontend_key("ring-ref") is not None

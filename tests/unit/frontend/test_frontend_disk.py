@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.fake_domain import FakeBackend
+from tests.support.fake_backend import FakeBackend
 from xenpv.errors import DiskError, RemoteProtocolError, UsageError
 from xenpv.wire.blkif import Op, Request, Response, Status
 from xenpv.xenbus import BackendAdverts, DiskFacts

@@ -97,6 +97,9 @@ class EmulatedDomain(Closing):
         self._open()
         return open_core(self.directory)
 
+    def kernel_driver(self, devid: int) -> None:
+        """A process has no drivers but its own."""
+
     def close(self) -> None:
         if self._closed:
             return

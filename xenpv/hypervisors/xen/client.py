@@ -15,6 +15,7 @@ from xenpv.store import XenStore
 from ..mapping import Core, MappedPages, Mapper
 from .channels import Channels
 from .devices import GNTDEV, control_domain, on_xen
+from .kernel import VbdDriver
 from .sharing import Sharing, XenSharedPages
 
 
@@ -128,6 +129,10 @@ class XenDomain(Closing):
     def open_core(self) -> Core:
         self._open()
         return open_core()
+
+    def kernel_driver(self, devid: int) -> VbdDriver:
+        """See xenpv.domain.Domain."""
+        return VbdDriver(devid)
 
     def close(self) -> None:
         if self._closed:
