@@ -24,7 +24,7 @@ from xenpv.xenbus import HANDOVER, FrontendRings, VbdPlace, XenbusState, vdev_na
 
 log = logging.getLogger("xenpv.frontend")
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds for the kernel to see what happened to a node, and to connect."""
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.remote_domain import Line
+from tests.xenhost.shell import run
+from tests.xenhost.stock import KINDS, PATTERN, qemu_of_dom0
+from xenpv.domain import Domain
+from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.xen import devices
 from xenpv.store import XenStore
 
@@ -42,13 +46,6 @@ def dom0() -> None:
     """Every test in this folder needs dom0."""
     if not in_dom0():
         pytest.skip(f"needs dom0 of a Xen host: {COMMAND}")
-
-
-def run(*argv: str) -> str:
-    """A command's output; its failure is the test's."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(argv)}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -144,6 +141,36 @@ def line(agent: Guest) -> Iterator[Line]:
     """Calls to the agent."""
     with XenStore() as dom0:
         yield Line(dom0, agent.domid)
+
+
+@pytest.fixture(scope="session")
+def qemu() -> Iterator[None]:
+    """QEMU serves disks to dom0."""
+    with qemu_of_dom0():
+        yield
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of a stock backend."""
+    if request.param == "qdisk":
+        request.getfixturevalue("qemu")
+    return str(request.param)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """With the pattern on it."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(PATTERN)
+    return path
+
+
+@pytest.fixture
+def domain() -> Iterator[Domain]:
+    """This one."""
+    with open_domain("xen:") as domain:
+        yield domain
 
 
 @pytest.fixture(scope="session", autouse=True)

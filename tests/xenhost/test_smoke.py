@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.xenhost.conftest import Guest, run
+from tests.xenhost.conftest import Guest
+from tests.xenhost.shell import run
 
 pytestmark = pytest.mark.xen
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.xenhost.conftest import Guest, run
+from tests.xenhost.conftest import Guest
+from tests.xenhost.shell import run
 from xenpv.hypervisors import open_domain
 
 

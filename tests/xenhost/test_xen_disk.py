@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.xenhost.conftest import run
+from tests.xenhost.shell import run
 from xenpv.domain import Domain, Transaction
 from xenpv.hypervisors import open_domain
 from xenpv.xenbus import VbdPlace, vbd_nodes

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support import guest_disk
 from tests.support.remote_domain import Line, RemoteDisk
-from tests.xenhost.conftest import Guest, run
+from tests.xenhost.conftest import Guest
+from tests.xenhost.shell import run
 
 CONTENT = random.Random(6).randbytes(2 << 20)
 SEED = 7

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.xenhost.conftest import PYTHON, run
+from tests.xenhost.conftest import PYTHON
+from tests.xenhost.shell import run
 from xenpv.domain import Domain
 from xenpv.errors import TimePageError
 from xenpv.hypervisors import open_domain

@@ -114,3 +114,9 @@ def test_a_kernel_that_does_not_take_it(driver: FakeKernelDriver, open_disk: Ope
     monkeypatch.setattr(kernel, "PATIENCE", 0.1)
     disk.close()
     assert "did not take it back" in caplog.text
+
+
+def test_where_no_kernel_is_below_there_is_nothing_to_take(domain: FakeDomain, open_disk: Open) -> None:
+    assert domain.driver is None
+    disk = open_disk(take=True)
+    assert len(disk.read(0, 512)) == 512
