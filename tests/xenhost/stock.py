@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.xenhost.shell import run
+from xenpv.domain import Domain
 from xenpv.xenbus import VbdPlace, vdev_number
 from xenpv_frontend.disk import Disk
 
@@ -93,6 +95,11 @@ def attached(kind: str, image: Path, until: Until, *, vdev: str = "xvdb", mode: 
     finally:
         if loop:
             run("losetup", "-d", loop)
+
+
+def open_disk(domain: Domain, vdev: str, **options: Any) -> Disk:
+    """Disk.open with more time: the host is emulated, and blkback allocates memory for each entry of a large ring."""
+    return Disk.open(domain, vdev, timeout=60, **options)
 
 
 def sha(data: bytes) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.xenhost.shell import run
-from tests.xenhost.stock import PATTERN, SIZE, Stock, attached, sha, sha_of
+from tests.xenhost.stock import PATTERN, SIZE, Stock, attached, open_disk, sha, sha_of
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError, DiskError, UsageError
-from xenpv_frontend.disk import Disk
 
 OTHER = random.Random(6).randbytes(1 << 20)
 
@@ -49,7 +48,7 @@ def kernel_reads(stock: Stock) -> bytes:
 
 def test_a_disk_of_the_kernel_s_is_not_taken_unasked(stock: Stock, domain: Domain) -> None:
     with pytest.raises(DeviceError, match=f"the kernel of this domain has it as {stock.device}.*--take"):
-        Disk.open(domain, stock.vdev)
+        open_disk(domain, stock.vdev)
     assert stock.states() == "4 4"
 
 
@@ -59,14 +58,14 @@ def test_a_mounted_disk_is_not_taken(stock: Stock, domain: Domain, tmp_path: Pat
     run("mount", str(stock.device), str(tmp_path / "mnt"))
     try:
         with pytest.raises(DeviceError, match=f"{stock.device} is in use: unmount it"):
-            Disk.open(domain, stock.vdev, take=True)
+            open_disk(domain, stock.vdev, take=True)
     finally:
         run("umount", str(tmp_path / "mnt"))
     assert stock.states() == "4 4"
 
 
 def test_all_of_it_is_read_and_the_kernel_gets_it_back(stock: Stock, domain: Domain) -> None:
-    with Disk.open(domain, stock.vdev, take=True) as disk:
+    with open_disk(domain, stock.vdev, take=True) as disk:
         assert not stock.device.exists()
         assert (disk.size, disk.sector_size, disk.readonly) == (SIZE, 512, False)
         assert sha_of(disk) == sha(PATTERN)
@@ -76,7 +75,7 @@ def test_all_of_it_is_read_and_the_kernel_gets_it_back(stock: Stock, domain: Dom
 
 
 def test_what_is_written_is_there(stock: Stock, domain: Domain) -> None:
-    with Disk.open(domain, stock.vdev, take=True) as disk:
+    with open_disk(domain, stock.vdev, take=True) as disk:
         assert disk.features.flush
         disk.write(3 * 512, OTHER)
         disk.flush()
@@ -90,12 +89,12 @@ def test_what_the_kernel_wrote_is_read(stock: Stock, domain: Domain) -> None:
     """Also what it has written to its cache alone so far."""
     with stock.device.open("r+b", buffering=0) as device:
         device.write(OTHER)
-        with Disk.open(domain, stock.vdev, take=True) as disk:
+        with open_disk(domain, stock.vdev, take=True) as disk:
             assert disk.read(0, len(OTHER)) == OTHER
 
 
 def test_discard(stock: Stock, domain: Domain) -> None:
-    with Disk.open(domain, stock.vdev, take=True) as disk:
+    with open_disk(domain, stock.vdev, take=True) as disk:
         if not disk.features.discard:
             pytest.skip(f"{stock.kind} does not offer discard for this disk")
         disk.discard(1 << 20, 2 << 20)
@@ -106,7 +105,7 @@ def test_discard(stock: Stock, domain: Domain) -> None:
 
 
 def test_a_read_only_disk(kind: str, image: Path, until: Until, domain: Domain) -> None:
-    with attached(kind, image, until, vdev="xvdd", mode="r") as stock, Disk.open(domain, stock.vdev, take=True) as disk:
+    with attached(kind, image, until, vdev="xvdd", mode="r") as stock, open_disk(domain, stock.vdev, take=True) as disk:
         assert disk.readonly and sha_of(disk) == sha(PATTERN)
         with pytest.raises(DiskError, match="read-only"):
             disk.write(0, bytes(512))
@@ -114,7 +113,7 @@ def test_a_read_only_disk(kind: str, image: Path, until: Until, domain: Domain) 
 
 def test_sectors_of_4_kib(image: Path, until: Until, domain: Domain) -> None:
     with attached("blkback", image, until, vdev="xvdd", sector=4096) as stock:
-        with Disk.open(domain, stock.vdev, take=True) as disk:
+        with open_disk(domain, stock.vdev, take=True) as disk:
             assert (disk.sector_size, disk.size) == (4096, SIZE)
             assert sha_of(disk) == sha(PATTERN)
             disk.write(4096, OTHER)
@@ -129,7 +128,7 @@ def test_what_can_be_negotiated(stock: Stock, domain: Domain, order: int, persis
                                  text=True).stdout or 0)
     if order > offered:
         pytest.skip(f"{stock.kind} offers ring page orders up to {offered}")
-    with Disk.open(domain, stock.vdev, take=True, ring_order=order, persistent=persistent, abi=abi) as disk:
+    with open_disk(domain, stock.vdev, take=True, ring_order=order, persistent=persistent, abi=abi) as disk:
         assert disk.features.ring_order == order and not disk.features.flag
         assert disk.features.persistent is (persistent and stock.kind == "blkback")
         assert disk.read(0, SIZE) == PATTERN

@@ -27,7 +27,7 @@ cat >/tmp/reader.py <<'END'
 import sys
 from xenpv.hypervisors import open_domain
 from xenpv_frontend.disk import Disk
-with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1]) as disk:
+with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1], timeout=60) as disk:
     disk.read(0, 4096)
     open("/tmp/reading", "w").close()
     while True:

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.xenhost.stock import PATTERN, Stock, attached, channels, grants_mapped, nodes, sha, sha_of
+from tests.xenhost.stock import PATTERN, Stock, attached, channels, grants_mapped, nodes, open_disk, sha, sha_of
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError
 from xenpv.hypervisors import open_domain
-from xenpv_frontend.disk import Disk
 
 Until = Callable[..., None]
 
@@ -22,7 +21,7 @@ READ_FOR_EVER = """
 import sys
 from xenpv.hypervisors import open_domain
 from xenpv_frontend.disk import Disk
-with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1]) as disk:
+with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1], timeout=60) as disk:
     disk.read(0, 4096)
     print("reading", flush=True)
     while True:
@@ -49,7 +48,7 @@ def test_opened_again_and_again(freed: Stock, domain: Domain, until: Until) -> N
     """Of gntalloc's 1,024 pages each takes 256: a fifth one fails if the others' stay."""
     before = in_use()
     for round in range(6):
-        with Disk.open(domain, freed.vdev) as disk:
+        with open_disk(domain, freed.vdev) as disk:
             assert disk.read(round << 20, 1 << 20) == PATTERN[round << 20:(round + 1) << 20]
             assert grants_mapped() > before[0]
     assert freed.states() == "6 6"
@@ -65,7 +64,7 @@ def test_a_killed_frontend_s_disk_is_opened_again(freed: Stock, domain: Domain, 
             assert child.stdout.readline() == b"reading\n"
             child.kill()
         assert freed.states() == "4 4"  # as it was left
-    with Disk.open(domain, freed.vdev) as disk:
+    with open_disk(domain, freed.vdev) as disk:
         assert sha_of(disk) == sha(PATTERN)
     assert freed.states() == "6 6"
     domain.close()
@@ -75,7 +74,7 @@ def test_a_killed_frontend_s_disk_is_opened_again(freed: Stock, domain: Domain, 
 def test_nothing_is_left_when_it_is_detached(kind: str, image: Path, until: Until) -> None:
     before = in_use(), nodes()
     with attached(kind, image, until) as stock, open_domain("xen:") as domain:
-        with Disk.open(domain, stock.vdev, take=True) as disk:
+        with open_disk(domain, stock.vdev, take=True) as disk:
             assert disk.read(0, 4096) == PATTERN[:4096]
     until(lambda: (in_use(), nodes()) == before, f"what was in use before: {before}", 20)
 
@@ -83,7 +82,7 @@ def test_nothing_is_left_when_it_is_detached(kind: str, image: Path, until: Unti
 def test_the_toolstack_takes_a_disk_that_we_have(kind: str, image: Path, until: Until, domain: Domain) -> None:
     with attached(kind, image, until) as stock:
         stock.unbind()
-        disk = Disk.open(domain, stock.vdev)
+        disk = open_disk(domain, stock.vdev)
         assert disk.read(0, 512) == PATTERN[:512]
     with pytest.raises(DeviceError, match="disconnected"):
         disk.read(0, 512)
