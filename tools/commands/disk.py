@@ -139,7 +139,9 @@ def cp(session: Session, source: str, target: str, take: bool) -> None:
 @verb(json=True, force="Also over files that are there.")
 def extract(session: Session, device: str, names: tuple[str, ...], directory: str, output: str | None, list_: bool,
             key: str | None) -> None:
-    """Images out of the boot bundle that is on the disk, all or by name, each checked.
+    """Images out of the boot bundle on the disk, each checked.
+
+    All of them, or those that are named.
 
     Only the index and those images are read (docs/bundle.md).
     """
