@@ -41,7 +41,7 @@ journal_says() {
 mkdir /root/wheels
 cp "$XENPV_WHEELS"/*.whl /job/.testhost/xenpv-*.whl /usr/share/python-wheels/pip-*.whl /root/wheels/
 mv /opt/xenpv /opt/testhost
-export PATH=$debian:/job/.testhost/bin
+PATH=$debian:/job/.testhost/bin:$(echo /usr/lib/xen-4.*/bin)
 ! command -v cc gcc || die "there is a compiler"
 
 scenario "from the wheels to a service, without compiler and network"

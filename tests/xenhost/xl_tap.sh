@@ -1,9 +1,8 @@
 # backendtype=tap, which xl has from Xen 4.19: the node is in backend/vbd3, where the kernel has no backend. Before, xl refuses.
 # shellcheck shell=bash
 . ./host.sh
-rm -f /tmp/a.img /tmp/b.img
-truncate -s 24M /tmp/a.img
-truncate -s 16M /tmp/b.img
+fresh_image 24M /tmp/a.img
+fresh_image 16M /tmp/b.img
 tap="backendtype=tap,script=block-xenpv"
 xenpv host install
 
@@ -32,7 +31,7 @@ xenpv block-list tap
 xl block-list tap | grep -q 51712 || die "xl does not list it"
 xl unpause tap
 guest_ends tap 120
-e2fsck -fn /tmp/a.img
+fsck_is_clean /tmp/a.img
 image_is_right tap /tmp/a.img
 
 scenario "xl block-attach to a running guest, block-detach, destroy under I/O, backendtype=tap"
