@@ -141,8 +141,11 @@ class Watcher:
             return None
 
     def _new(self, place: VbdPlace) -> Device | None:
-        if read(self._store, f"{place.backend}/state") is None or not self._takes(place):
+        state = read(self._store, f"{place.backend}/state")
+        if state is None or not self._takes(place):
             return None
+        if state == b"6" and read(self._store, f"{place.backend}/online") == b"0":
+            return None  # it has ended: the toolstack has yet to take its nodes
         if Counter(known.frontend_domid for known in self.devices)[place.frontend_domid] >= MAX_PER_FRONTEND:
             if place.frontend_domid not in self._full:
                 self._full.add(place.frontend_domid)

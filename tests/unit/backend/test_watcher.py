@@ -179,3 +179,10 @@ def test_device_that_cannot_be_made_is_made_later(monkeypatch: pytest.MonkeyPatc
 
 def _raise(error: Exception) -> FakeDevice:
     raise error
+
+
+def test_a_vbd_that_has_ended_is_not_begun_again_while_its_nodes_are_there(bench: Bench) -> None:
+    bench.store.write(f"{TOP}/3/51712/online", "0")
+    bench.store.write(f"{TOP}/3/51712/state", "6")
+    bench.turn()
+    assert [place.frontend_domid for place in bench.watcher.devices] == [1, 2]
