@@ -79,9 +79,9 @@ detached_by() {
     time=$((time + 1))
     dd if=/dev/zero of=/tmp/a.img bs=1M count=32 conv=notrunc status=none
     "$1" block-attach detach "$2"
-    guest_says detach "guest: $time writes" 60
+    guest_says detach "guest: $time writes" 120
     "$1" block-detach detach xvdb
-    guest_says detach "guest: $time ended" 60
+    guest_says detach "guest: $time ended" 120
     blocks=$(sed -n "s/.*guest: $time ended, \([0-9]*\) blocks.*/\1/p" "$(console detach)")
     say "$1 $2: $blocks blocks were written"
     found=$(tr -d '\000' </tmp/a.img | wc -c)
