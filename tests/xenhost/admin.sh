@@ -121,7 +121,9 @@ say "levels of the journal"
 journal_says '"PRIORITY" *: *"6".*adopted\|adopted.*"PRIORITY" *: *"6"' || die "a line has no level"
 systemctl --failed --no-legend | grep xenpv && die "the service has failed"
 follow "Removing it" 1
-[ ! -e /opt/xenpv ] && [ ! -e /usr/local/sbin/xenpv ] && [ ! -e /etc/xen/scripts/block-xenpv ] || die "something is left"
+for path in /opt/xenpv /usr/local/sbin/xenpv /etc/xen/scripts/block-xenpv; do
+    [ ! -e $path ] || die "$path is left"
+done
 [ "$(systemctl is-enabled xenpv-backend 2>/dev/null)" != enabled ] || die "the service is left"
 ! pgrep -af "xenpv.* backend run" || die "a backend is left"
 passed

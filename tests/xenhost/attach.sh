@@ -1,4 +1,5 @@
 # A stock PV guest gets a disk of ours by `xenpv block-attach` before it runs, and makes a file system on it.
+# shellcheck shell=bash
 . ./host.sh
 fresh_image 24M /tmp/a.img
 guest_config ext4 guest_ext4.sh

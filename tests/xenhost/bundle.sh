@@ -1,5 +1,6 @@
 # A bundle on stock kernels: dom0's partition scan of a loop device, and two stock guests at once with the same bundle as
 # their read-only disk: partitions, ids, and every image by the shell extractor.
+# shellcheck shell=bash
 . ./host.sh
 mkdir -p /tmp/bundle
 cp /boot/testhost/kernel /tmp/bundle/kernel
@@ -7,7 +8,7 @@ head -c 9000001 /dev/urandom >/tmp/bundle/root
 : >/tmp/bundle/nothing
 bundle=/tmp/bundle/guest.xpb
 
-say "create"
+scenario "a bundle on stock kernels: the partition scan, the extractor, two guests at once"
 xenpv bundle create $bundle /tmp/bundle/kernel /tmp/bundle/root /tmp/bundle/nothing --cmdline "console=hvc0"
 xenpv bundle verify $bundle
 id=$(xenpv bundle ls $bundle --json | sed -n 's/^  "id": "\(.*\)",/\1/p')
@@ -46,5 +47,4 @@ for guest in one two; do
     no_guest_errors $guest
     until_true 60 gone $guest || die "guest $guest does not end"
 done
-nothing_left
-say "passed"
+passed

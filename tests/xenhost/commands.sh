@@ -1,4 +1,5 @@
 # xenpv's own verbs on Xen: create, list, domid, block-attach to a running guest, block-list, block-detach, destroy.
+# shellcheck shell=bash
 . ./host.sh
 fresh_image 24M /tmp/a.img
 fresh_image 16M /tmp/b.img

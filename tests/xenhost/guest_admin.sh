@@ -1,4 +1,5 @@
 # In a guest: writes a MiB to /dev/xvda and reads it back, round after round; meanwhile a MiB of X to /dev/xvdb when that comes.
+# shellcheck shell=dash
 until [ -b /dev/xvda ]; do sleep 0.1; done
 (
     round=1

@@ -1,4 +1,5 @@
 # In a guest: the bundle on /dev/xvda, as partitions by the kernel, and by the extractor that dom0 put in at EXTRACTOR.
+# shellcheck shell=dash
 disk=/dev/xvda
 tries=0
 until [ -b $disk ] || [ $tries = 300 ]; do tries=$((tries + 1)); sleep 0.1; done

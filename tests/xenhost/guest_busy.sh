@@ -1,4 +1,5 @@
 # In a guest: a file system under four writers, each round checked, twelve of them.
+# shellcheck shell=dash
 disk=/dev/xvda
 until [ -b $disk ]; do sleep 0.1; done
 mkfs.ext4 -q -F -b 4096 $disk || exit 1

@@ -1,5 +1,6 @@
 # In a guest: whenever there is a /dev/xvdb, it writes blocks of X there, one by one from the start, until that fails, and
 # says how many were written when the disk has gone.
+# shellcheck shell=dash
 echo "guest: up"
 dd if=/dev/zero bs=16k count=1 2>/dev/null | tr '\000' X >/block
 put() { dd if=/block of=/dev/xvdb bs=16k seek="$1" oflag=direct 2>/error; }

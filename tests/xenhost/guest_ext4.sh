@@ -1,4 +1,5 @@
 # In a guest: an ext4 file system on /dev/xvda, written, checked, and told by its digest.
+# shellcheck shell=dash
 disk=/dev/xvda
 tries=0
 until [ -b $disk ] || [ $tries = 300 ]; do tries=$((tries + 1)); sleep 0.1; done

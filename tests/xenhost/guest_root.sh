@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The first process of a guest whose root is its disk: counts its boots there, and changes the root under load.
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc

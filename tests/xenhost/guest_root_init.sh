@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # A guest's ramdisk, as small as one can be: the drivers, then over to the root file system on /dev/xvda.
 /bin/busybox mount -t devtmpfs dev /dev
 while read -r module; do /bin/busybox insmod "$module"; done </modules

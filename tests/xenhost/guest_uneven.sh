@@ -1,5 +1,6 @@
 # In a guest: /dev/xvda is slower in its first half. Three writers are there and one in the second half, each with a place of
 # its own, write another pattern every round, and read it back; eight rounds.
+# shellcheck shell=dash
 disk=/dev/xvda
 until [ -b $disk ]; do sleep 0.1; done
 dd if=/dev/urandom of=/source bs=64k count=16 2>/dev/null

@@ -1,5 +1,6 @@
 # What ends while requests are in flight, out of order: the storage takes 0.4 s in its first half and 0.1 s in its second.
 # The backend is killed or told to end and comes back; a disk is taken away; a guest is destroyed.
+# shellcheck shell=bash
 . ./host.sh
 modprobe dm-delay
 export DM_DISABLE_UDEV=1 # udevd does not run here: dmsetup makes the node itself

@@ -1,4 +1,5 @@
 # The backend ends under a guest's file system and is started again, several times: the guest sees pauses and no error.
+# shellcheck shell=bash
 . ./host.sh
 fresh_image 32M /tmp/a.img
 guest_config busy guest_busy.sh 'disk = ["/tmp/a.img,raw,xvda,w"]'

@@ -1,5 +1,6 @@
 # A guest whose root file system is a disk of ours: booted twice by stock xl, read and written, checked from dom0; then
 # Debian itself, the copy of dom0's root, by `xenpv create`.
+# shellcheck shell=bash
 . ./host.sh
 xenpv host install
 start_backend

@@ -1,5 +1,6 @@
 # Stock xl alone: a disk with script=block-xenpv is served by our backend, though xen-blkback is loaded; block-list,
 # block-detach, block-attach to a running guest and destroy behave, and errors are one line.
+# shellcheck shell=bash
 . ./host.sh
 fresh_image 24M /tmp/a.img
 fresh_image 16M /tmp/b.img
