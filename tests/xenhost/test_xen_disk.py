@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.xenhost.shell import run
 from xenpv.domain import Domain, Transaction
 from xenpv.hypervisors import open_domain
 from xenpv.xenbus import VbdPlace, vbd_nodes
@@ -24,18 +23,15 @@ PATTERN = random.Random(1).randbytes(SIZE)
 DEVID = 51712
 
 
-KERNEL_DRIVERS = ["xen_blkfront", "xen_blkback"]
-
-
 @pytest.fixture(scope="module", autouse=True)
-def no_kernel_drivers() -> Iterator[None]:
-    """Without the kernel's own ends of a vbd, which would take the test's: both ends are in one domain here."""
-    loaded = [name for name in KERNEL_DRIVERS if Path("/sys/module", name).exists()]
-    if loaded:
-        run("modprobe", "-r", *loaded)
+def kernel_leaves_disks_alone() -> Iterator[None]:
+    """The kernel's own ends take no vbd that comes meanwhile: both of the test's ends are in one domain."""
+    switches = [Path("/sys/bus", bus, "drivers_autoprobe") for bus in ("xen", "xen-backend")]
+    for switch in switches:
+        switch.write_text("0")
     yield
-    if loaded:
-        run("modprobe", "-a", *loaded)
+    for switch in switches:
+        switch.write_text("1")
 
 
 @contextmanager

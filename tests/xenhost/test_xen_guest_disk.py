@@ -78,5 +78,5 @@ def test_every_byte_is_right(agent: Guest, line: Line, spin: bool, flag: bool, t
         grown = {key: new[key] - old[key] for key in new}
         record_property("notifications", {"load": name, "spin": spin, "flag": flag, **grown})
         assert grown["requests"] == (ALONE if name == "one at a time" else TOGETHER)
-        assert grown["to_backend"] <= grown["requests"]
-        assert grown["to_frontend"] <= grown["requests"]
+        # One a request at the most; the last of an earlier load may be counted only now.
+        assert max(grown["to_backend"], grown["to_frontend"]) <= grown["requests"] + 1
