@@ -221,7 +221,7 @@ class KernelDriver(Protocol):
 
     @property
     def holds(self) -> bool:
-        """Whether a driver of the kernel's serves the device."""
+        """Whether a driver of the kernel's serves the device. Raises DeviceError where that cannot be seen."""
         ...
 
     @property

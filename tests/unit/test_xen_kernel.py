@@ -50,6 +50,11 @@ def test_what_it_does_not_know(machine: Path) -> None:
     assert not found.known and not found.holds and found.shows is None
 
 
+def test_without_sysfs_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="mount sysfs"):
+        bool(driver(tmp_path).holds)
+
+
 def test_unbind_names_the_device(machine: Path) -> None:
     driver(machine).unbind()
     assert asked_to_unbind(machine) == "vbd-51728"

@@ -24,6 +24,7 @@ class VbdDriver:
 
     def __init__(self, devid: int, bus: Path = BUS, nodes: Path = NODES) -> None:
         self._name = f"vbd-{devid}"
+        self._bus = bus
         self._device = bus / "devices" / self._name
         self._unbind = bus / "drivers" / "vbd" / "unbind"
         self._nodes = nodes
@@ -34,6 +35,8 @@ class VbdDriver:
 
     @property
     def holds(self) -> bool:
+        if not self._bus.exists():
+            raise DeviceError(f"cannot see whether the kernel has {self._name}: {self._bus} is not there: mount sysfs")
         return (self._device / "driver").exists()
 
     @property
