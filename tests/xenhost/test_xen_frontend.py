@@ -122,7 +122,7 @@ def test_sectors_of_4_kib(image: Path, until: Until, domain: Domain) -> None:
                 disk.read(512, 512)
 
 
-@pytest.mark.parametrize("order, persistent, abi", [(0, False, 64), (4, True, 64), (1, True, 32)])
+@pytest.mark.parametrize("order, persistent, abi", [(0, False, 64), (4, True, 32)])
 def test_what_can_be_negotiated(stock: Stock, domain: Domain, order: int, persistent: bool, abi: int) -> None:
     offered = int(subprocess.run(["xenstore-read", f"{stock.place.backend}/max-ring-page-order"], capture_output=True,
                                  text=True).stdout or 0)
