@@ -36,6 +36,8 @@ class Mutant:
 def mutant(base: bytes, second_slot: int, chosen: random.Random) -> Mutant:
     """One of `base`, whose second slot begins at `second_slot`."""
     data, done = bytearray(base), []
+    if chosen.random() < 0.01:
+        return _cut_in_the_text(data, second_slot, chosen)
     if chosen.random() < 0.6:
         done.append(_in_text(data, second_slot, chosen, digest=chosen.random() < 0.85))
     if not done or chosen.random() < 0.25:
@@ -44,6 +46,16 @@ def mutant(base: bytes, second_slot: int, chosen: random.Random) -> Mutant:
             done.append(work.__name__)
             work(data, second_slot, chosen)
     return Mutant(data, tuple(done))
+
+
+def _cut_in_the_text(data: bytearray, second_slot: int, chosen: random.Random) -> Mutant:
+    """A text of several blocks in the only slot there is, and the end of the file in it."""
+    head, *lines = bytes(data[SLOT_A:second_slot]).rstrip(b"\0").decode("ascii").splitlines()[:-1]
+    many_images(lines, chosen)
+    text = _whole(head, lines, True, chosen)
+    del data[SLOT_A:]
+    data += text[:chosen.randrange(4000, min(len(text), 60000))]
+    return Mutant(data, ("cut in the text",))
 
 
 # --- the text -------------------------------------------------------------------------------------------------------
@@ -113,6 +125,12 @@ def offset_of_an_image(lines: Lines, chosen: random.Random) -> None:
     _image(lines, chosen, 4, chosen.choice(NUMBERS))
 
 
+def place_of_another(lines: Lines, chosen: random.Random) -> None:
+    rows = [line.split(" ") for line in lines if line.startswith("image ")]
+    places = [row[4] for row in rows if len(row) == 6 and row[4] != "0"]
+    _image(lines, chosen, 4, chosen.choice(places or ["65536"]))
+
+
 def name_of_an_image(lines: Lines, chosen: random.Random) -> None:
     _image(lines, chosen, 1, chosen.choice(NAMES))
 
@@ -162,7 +180,8 @@ def many_images(lines: Lines, chosen: random.Random) -> None:
 
 
 LINES: list[Callable[[Lines, random.Random], None]] = [
-    number_in_a_line, setting, size_of_an_image, offset_of_an_image, name_of_an_image, kind_of_an_image, sha256_of_an_image,
+    number_in_a_line, setting, size_of_an_image, offset_of_an_image, place_of_another, name_of_an_image, kind_of_an_image,
+    sha256_of_an_image,
     line_dropped, line_twice, lines_swapped, junk, character, command_line, many_images]
 
 

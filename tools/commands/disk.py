@@ -136,14 +136,13 @@ def cp(session: Session, source: str, target: str, take: bool) -> None:
 @click.option("-o", "--output", metavar="FILE", help="One image to a file, a block device, or - for standard output.")
 @click.option("-l", "--list", "list_", is_flag=True, help="Only show the images.")
 @click.option("--key", metavar="KEY", help="Only what the owner of this Ed25519 public key (PEM) has signed.")
+@_TAKE
 @verb(json=True, force="Also over files that are there.")
 def extract(session: Session, device: str, names: tuple[str, ...], directory: str, output: str | None, list_: bool,
-            key: str | None) -> None:
+            key: str | None, take: bool) -> None:
     """Images out of the boot bundle on the disk, each checked.
 
-    All of them, or those that are named.
-
-    Only the index and those images are read (docs/bundle.md).
+    All of them, or those that are named. Only the index and those images are read (docs/bundle.md).
     """
     from xenpv_frontend.disk import Disk
 
@@ -151,7 +150,8 @@ def extract(session: Session, device: str, names: tuple[str, ...], directory: st
     from ..bundle.reader import Bundle
     from ..bundle.source import DiskSource
 
-    with session.open_domain() as domain, Disk.open(domain, device) as disk, Bundle(DiskSource(disk)) as bundle:
+    with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk, \
+            Bundle(DiskSource(disk)) as bundle:
         if list_:
             actions.ls(session, bundle)
         elif not actions.extract(session, bundle, names, directory=directory, output=output, key=key):

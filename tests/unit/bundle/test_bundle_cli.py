@@ -199,15 +199,15 @@ def test_a_manifest_that_makes_no_sense(xenpv: Xenpv, text: str) -> None:
 
 def test_holes_stay_holes(xenpv: Xenpv) -> None:
     with open("sparse", "wb") as file:
-        file.truncate(1 << 30)
-        file.seek(500 << 20)
+        file.truncate(100 << 20)
+        file.seek(50 << 20)
         file.write(b"data")
     xenpv("create", "b.xpb", "root=sparse")
     xenpv("extract", "b.xpb", "root", "-d", "out")
     assert Path("b.xpb").stat().st_blocks * 512 < 1 << 20 and Path("out/root").stat().st_blocks * 512 < 1 << 20
-    assert Path("out/root").stat().st_size == 1 << 30
+    assert Path("out/root").stat().st_size == 100 << 20
     with open("out/root", "rb") as file:
-        file.seek(500 << 20)
+        file.seek(50 << 20)
         assert file.read(8) == b"data\0\0\0\0"
 
 
