@@ -142,7 +142,7 @@ def _fields(copy: Snapshot) -> dict[str, Any]:
     values: dict[str, Any] = {"version": f"{copy.major}.{copy.minor}", "size": copy.size, "sequence": copy.sequence,
                               "alive": copy.alive, "paused": copy.paused}
     values |= asdict(copy.facts) | {"kind": copy.facts.kind.name.lower(), "boot_id": str(copy.facts.boot_id)}
-    return values | {name: getattr(copy, name) for name in ("tick", "ns", "disruptions", "missed")}
+    return values | {name: getattr(copy, name) for name in ("tick", "ns", "written_ns", "disruptions", "missed")}
 
 
 @command.command()

@@ -103,6 +103,10 @@ uint32_t xenpv_spin_limit(void);
 /* Bytes of the journal of a ring with `entries`. A fresh journal is all zero. */
 uint64_t xenpv_journal_bytes(uint32_t entries);
 
+/* ---- stamps of requests (stamp.h), where they were negotiated ---- */
+
+enum { XENPV_STAMP_NONE = 0, XENPV_STAMP_TICK = 1, XENPV_STAMP_US = 2 };
+
 /* ---- back.c, next.c: a backend's end of one queue ---- */
 
 struct xenpv_back_stats {       /* in the statistics page, written by one thread, read by anybody, torn only between fields */
@@ -121,9 +125,17 @@ struct xenpv_back_stats {       /* in the statistics page, written by one thread
     uint64_t grants_persistent; /* standing mappings now */
     uint64_t replayed;          /* requests of a predecessor done again */
     uint64_t halted;            /* 1: the frontend broke the ring's rules; nothing more is served */
+    uint64_t stamp_unit;        /* XENPV_STAMP_*; of the sums below */
+    uint64_t stamps;            /* requests whose stamp says when they were submitted */
+    uint64_t stamps_absent;     /* there was none, or no time to compare it with */
+    uint64_t stamps_future, stamps_stale; /* submitted after they were fetched, or too long before: forged, or wrapped */
+    uint64_t stages;            /* answers whose own stages are known: the count of the last three sums */
+    uint64_t stages_unknown;    /* no time, or a disruption in between */
+    uint64_t time_queued;       /* submit to fetch, of `stamps` requests */
+    uint64_t time_waited, time_stored, time_answered; /* fetch to storage start, to storage end, to response */
 };
 #define XENPV_STATS_MAGIC 0x7374617476706e78
-#define XENPV_STATS_VERSION 1
+#define XENPV_STATS_VERSION 2
 
 struct xenpv_back_config {
     uint32_t domid;             /* the frontend */
@@ -145,6 +157,8 @@ struct xenpv_back_config {
     uint32_t adopt;             /* 1: a predecessor served this ring; the journal says what it left */
     struct xenpv_back_stats *stats;
     void *journal;              /* xenpv_journal_bytes(entries) */
+    uint32_t stamp;             /* XENPV_STAMP_*: what was negotiated; only with abi 64 */
+    const void *time_page;      /* for XENPV_STAMP_TICK; it outlives the queue */
 };
 
 struct xenpv_back;
@@ -201,7 +215,21 @@ struct xenpv_front_stats {
     uint64_t sleeps;
     uint64_t spins, spins_futile;
     uint64_t rescues;           /* a second without progress, mended by one more notification or by an unasked look */
+    uint64_t stages;            /* answers whose stages are all known: the count of the sums */
+    uint64_t stages_unknown;    /* no time, or a disruption in between */
+    uint64_t stages_wrong;      /* the backend's stages are not in order: forged, or wrapped */
+    uint64_t time_queued, time_waited, time_stored, time_answered, time_reaped; /* the last: response to reap */
+    uint64_t time_total;        /* submit to reap, by our own two stamps */
 };
+
+/* One request, by its stamps. */
+struct xenpv_sample {
+    uint32_t submit, fetch, start, end, response, reap;
+    int16_t status;
+    uint8_t op;
+    uint8_t known;              /* 1: they are in order, and of one epoch */
+};
+#define XENPV_SAMPLES 1024
 
 struct xenpv_front_config {
     uint32_t abi;               /* 64 or 32 */
@@ -216,6 +244,9 @@ struct xenpv_front_config {
     uint32_t handle;            /* virtual-device number, for the request's handle field */
     uint32_t max_ios;           /* I/Os accepted at once at the most */
     uint32_t spin_ns;
+    uint32_t stamp;             /* XENPV_STAMP_*; only with abi 64 */
+    const void *time_page;      /* for XENPV_STAMP_TICK; it outlives the queue */
+    int64_t time_ahead_ns;      /* for XENPV_STAMP_US: what our CLOCK_MONOTONIC says more than dom0's */
 };
 
 /* One I/O: of any length; it becomes as many requests as it needs. */
@@ -241,6 +272,10 @@ int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submi
 /* I/Os accepted and not yet in any `done`. */
 uint32_t xenpv_front_pending(const struct xenpv_front *front);
 const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);
+/* The newest requests answered since the last call, oldest first, at most XENPV_SAMPLES and `max`; how many. */
+uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out, uint32_t max);
+/* Our clock was tied to dom0's anew. */
+void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns);
 
 /* ---- timepage.c: dom0's tick in a page that another domain maps (docs/time-page.md is the ABI) ---- */
 
@@ -264,6 +299,7 @@ struct xenpv_time_page {
     uint8_t boot_id[16];
     uint64_t generation;        /* of this page: another page of this publisher or of its successor has another */
     uint64_t tick, ns;
+    uint64_t written_ns;        /* the same clock when this was written, which is later */
     uint64_t disruptions;       /* changes whenever durations across the change mean nothing */
     uint64_t missed;            /* ticks that were never written because the publisher came late */
     struct xenpv_time_point history[64]; /* slot = tick mod 64; a slot whose tick is another was missed */
@@ -271,20 +307,22 @@ struct xenpv_time_page {
 #define XENPV_TIME_MAGIC 0x6d697478
 #define XENPV_TIME_MAJOR 1
 #define XENPV_TIME_MINOR 0
-#define XENPV_TIME_SIZE_MIN 96
+#define XENPV_TIME_SIZE_MIN 104
 #define XENPV_TIME_HISTORY 64
 enum { XENPV_TIME_JIFFIES = 1, XENPV_TIME_COARSE = 2 };
 
 /* Makes a zeroed page valid: `facts` but for what stands under the sequence word. */
 void xenpv_time_init(void *page, const struct xenpv_time_page *facts);
 /* The next tick. One thread writes a page. */
-void xenpv_time_write(void *page, uint64_t tick, uint64_t ns, uint64_t disruptions, uint64_t missed);
+void xenpv_time_write(void *page, uint64_t tick, uint64_t ns, uint64_t written_ns, uint64_t disruptions, uint64_t missed);
 void xenpv_time_set_alive(void *page, int alive);
 void xenpv_time_set_paused(void *page, int paused);
 /* A whole copy, what the page's size leaves out zero: 0, -EAGAIN (torn `tries` times), -EPROTO (not such a page). */
 int xenpv_time_read(const void *page, struct xenpv_time_page *out, uint32_t tries);
 /* The tick alone, of a page that xenpv_time_read took: 0, -EAGAIN, or -ESTALE when the publisher is gone or pauses. */
 int xenpv_time_tick(const void *page, uint64_t *tick);
+/* The same with the disruption marker, which changes whenever differences across the change mean nothing. */
+int xenpv_time_look(const void *page, uint64_t *tick, uint64_t *disruptions);
 /* 1 while the publisher is there: also of a page that is torn for good. */
 int xenpv_time_alive(const void *page);
 /* Nanoseconds that one xenpv_time_tick, one clock_gettime of MONOTONIC and one of MONOTONIC_COARSE take, over `rounds`. */
@@ -316,8 +354,8 @@ uint64_t xenpv_ticker_tick(struct xenpv_ticker *ticker, uint64_t coarse_ns);
 int xenpv_ticker_add(struct xenpv_ticker *ticker, void *page, uint64_t coarse_ns);
 /* It is not written any more when this returns. */
 void xenpv_ticker_remove(struct xenpv_ticker *ticker, void *page);
-/* One turn at the moment `coarse_ns`; the thread's own is this with the kernel's clock. */
-void xenpv_ticker_step(struct xenpv_ticker *ticker, uint64_t coarse_ns);
+/* One turn when CLOCK_MONOTONIC_COARSE is `coarse_ns` and CLOCK_MONOTONIC `now_ns`; the thread's own is this. */
+void xenpv_ticker_step(struct xenpv_ticker *ticker, uint64_t coarse_ns, uint64_t now_ns);
 /* For a thread of its own: until stop. It sleeps, without any tick, while there are no pages. */
 int xenpv_ticker_run(struct xenpv_ticker *ticker);
 void xenpv_ticker_stop(struct xenpv_ticker *ticker);

@@ -58,8 +58,10 @@ static int set_up(struct xenpv_back *back)
 
     if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->journal || !config->stats
         || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
-        || (config->sector_size & (config->sector_size - 1)))
+        || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64)
+        || (config->stamp == XENPV_STAMP_TICK && !config->time_page))
         return -EINVAL;
+    back->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, 0 };
     back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
                                       fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
     if (back->port.wait_fd < 0 || back->port.notify_fd < 0)
@@ -108,6 +110,7 @@ static int set_up(struct xenpv_back *back)
     back->stats->version = XENPV_STATS_VERSION;
     back->stats->magic = XENPV_STATS_MAGIC;
     back->stats->halted = 0;
+    back->stats->stamp_unit = config->stamp;
     return 0;
 }
 
@@ -144,10 +147,39 @@ int xenpv_back_halted(const struct xenpv_back *back)
     return back->halted;
 }
 
-/* Decodes and checks the copy in the journal. 1: to be done; 0: it was answered. */
-static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot)
+/* The frontend's claim of when it submitted the request, beside our own time. */
+static void judge(struct xenpv_back *back, const struct xenpv_slot *slot)
 {
-    int status = xenpv_request_check(back, back->journal->taken[slot->index].raw, slot);
+    struct xenpv_back_stats *stats = back->stats;
+    uint32_t queued;
+
+    switch (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &queued)) {
+    case XENPV_CLAIM_GOOD:
+        stats->stamps++;
+        stats->time_queued += queued;
+        break;
+    case XENPV_CLAIM_ABSENT:
+        stats->stamps_absent++;
+        break;
+    case XENPV_CLAIM_FUTURE:
+        stats->stamps_future++;
+        break;
+    default:
+        stats->stamps_stale++;
+    }
+}
+
+/* Decodes and checks the copy in the journal. 1: to be done; 0: it was answered. */
+static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot, struct xenpv_stamp now)
+{
+    const uint8_t *raw = back->journal->taken[slot->index].raw;
+    int status = xenpv_request_check(back, raw, slot);
+
+    if (back->stamper.unit) {
+        slot->submitted = xenpv_get_u32(raw + XENPV_AT_SUBMIT);
+        slot->fetched = slot->started = slot->ended = now;
+        judge(back, slot);
+    }
 
     if (!status)
         return 1;
@@ -178,16 +210,19 @@ static uint32_t begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32
 int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count)
 {
     uint32_t taken = 0, found = 0;
+    struct xenpv_stamp now = { 0, 0 };
     int64_t waiting;
 
     *count = 0;
     if (back->halted)
         return -EPROTO;
+    if (back->stamper.unit && (back->replay_count || xenpv_ring_available(&back->ring) > 0))
+        now = xenpv_stamp_now(&back->stamper);
     for (; back->replay_count && taken < max; taken++) {
         struct xenpv_slot *slot = &back->slots[back->replay[--back->replay_count]];
         back->stats->replayed++;
         slots[found] = slot;
-        found += decode(back, slot);
+        found += decode(back, slot, now);
     }
     waiting = xenpv_ring_available(&back->ring);
     if (waiting < 0) {
@@ -204,7 +239,7 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
         xenpv_journal_take(back->journal, slot->index, back->ring.consumed);
         back->ring.consumed++;
         slots[found] = slot;
-        found += decode(back, slot);
+        found += decode(back, slot, now);
     }
     *count = begin(back, slots, found);
     if (taken)
@@ -231,25 +266,53 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     back->answered[back->answered_count++] = slot->index;
 }
 
-static void respond(struct xenpv_back *back, const struct xenpv_slot *slot)
+/* Our own stages of a request, which took `now` to be answered. */
+static void stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
+{
+    struct xenpv_back_stats *stats = back->stats;
+
+    if (!slot->fetched.value || !slot->started.value || !slot->ended.value || !now.value
+        || slot->fetched.epoch != now.epoch || slot->started.epoch != now.epoch || slot->ended.epoch != now.epoch) {
+        stats->stages_unknown++;
+        return;
+    }
+    stats->stages++;
+    stats->time_waited += slot->started.value - slot->fetched.value; /* one clock, which does not go back */
+    stats->time_stored += slot->ended.value - slot->started.value;
+    stats->time_answered += now.value - slot->ended.value;
+}
+
+static void respond(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
 {
     /* Written whole: a response shows the frontend no byte that we did not mean to send (XSA-216). */
-    uint8_t response[XENPV_MAX_RESPONSE] = { 0 };
+    uint8_t response[XENPV_STAMPED_RESPONSE] = { 0 };
+    size_t size = XENPV_RESPONSE_SIZE(back->config.abi);
 
     count(back->stats, slot);
+    if (back->stamper.unit) {
+        stages(back, slot, now);
+        xenpv_put_u32(response + XENPV_AT_FETCHED, slot->fetched.value);
+        xenpv_put_u32(response + XENPV_AT_STARTED, slot->started.value);
+        xenpv_put_u32(response + XENPV_AT_ENDED, slot->ended.value);
+        xenpv_put_u32(response + XENPV_AT_ANSWERED, now.value);
+        size = sizeof response;
+    }
     xenpv_put_u64(response + XENPV_AT_RSP_ID, slot->id);
     response[XENPV_AT_RSP_OP] = slot->wire_op;
     xenpv_put_u16(response + XENPV_AT_RSP_STATUS, (uint16_t)(int16_t)slot->status);
     xenpv_journal_answer(back->journal, slot->index, back->ring.produced);
-    memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, XENPV_RESPONSE_SIZE(back->config.abi));
+    memcpy(xenpv_ring_slot(&back->ring, back->ring.produced), response, size);
     back->ring.produced++;
 }
 
 void xenpv_back_respond(struct xenpv_back *back)
 {
+    struct xenpv_stamp now;
+
     xenpv_data_end(back); /* unmapped before the frontend can see the answers */
+    now = xenpv_stamp_now(&back->stamper);
     for (; back->responded < back->answered_count; back->responded++)
-        respond(back, &back->slots[back->answered[back->responded]]);
+        respond(back, &back->slots[back->answered[back->responded]], now);
 }
 
 void xenpv_back_publish(struct xenpv_back *back)

@@ -16,6 +16,7 @@
 #include "persistent.h"
 #include "ring.h"
 #include "spin.h"
+#include "stamp.h"
 #include "wire.h"
 
 struct xenpv_segment {
@@ -44,6 +45,8 @@ struct xenpv_slot {
     struct xenpv_map map[XENPV_MAX_SEGMENTS];
     uint32_t pin[XENPV_MAX_SEGMENTS];
     struct xenpv_slot *next; /* the engine's */
+    uint32_t submitted;      /* the frontend's stamp, a claim */
+    struct xenpv_stamp fetched, started, ended;
 };
 
 struct xenpv_back {
@@ -56,6 +59,7 @@ struct xenpv_back {
     struct xenpv_journal *journal;
     struct xenpv_persistent persistent;
     struct xenpv_spin spin;
+    struct xenpv_stamper stamper;
     uint8_t *bounce; /* private data pages, XENPV_MAX_SEGMENTS a slot; NULL: data moves straight to the granted pages */
     struct xenpv_slot *slots;
     uint32_t *free;

@@ -50,6 +50,7 @@ void xenpv_front_close(struct xenpv_front *front)
     free(front->refs);
     free(front->ios);
     free(front->shadow);
+    free(front->samples);
     free(front->free_slots);
     free(front);
 }
@@ -59,8 +60,12 @@ static int set_up(struct xenpv_front *front)
     const struct xenpv_front_config *config = &front->config;
     int error;
 
-    if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO)
+    if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO
+        || (config->stamp && config->abi != 64) || (config->stamp == XENPV_STAMP_TICK && !config->time_page))
         return -EINVAL;
+    front->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, config->time_ahead_ns };
+    if (config->stamp && !(front->samples = calloc(XENPV_SAMPLES, sizeof *front->samples)))
+        return -ENOMEM;
     front->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
                                        fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
     if (front->port.wait_fd < 0 || front->port.notify_fd < 0)

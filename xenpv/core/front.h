@@ -12,6 +12,7 @@
 #include "hypervisor.h"
 #include "ring.h"
 #include "spin.h"
+#include "stamp.h"
 #include "wire.h"
 
 #define XENPV_NO_IO UINT32_MAX
@@ -32,6 +33,7 @@ struct xenpv_shadow {
     uint32_t io;
     uint8_t op;
     uint8_t in_flight;
+    struct xenpv_stamp submitted;
 };
 
 struct xenpv_front {
@@ -41,6 +43,10 @@ struct xenpv_front {
     struct xenpv_port port;
     struct xenpv_spin spin;
     struct xenpv_front_stats stats;
+    struct xenpv_stamper stamper;
+    struct xenpv_stamp now;       /* of this batch */
+    struct xenpv_sample *samples; /* NULL without stamps */
+    uint64_t sampled, drained;    /* samples ever put and ever given out */
     uint32_t *refs;
     struct xenpv_io_state *ios;
     struct xenpv_io_list free_ios, waiting, finished; /* waiting: with bytes that no request was made for */
@@ -54,6 +60,8 @@ struct xenpv_front {
 };
 
 void xenpv_io_push(struct xenpv_front *front, struct xenpv_io_list *list, uint32_t io);
+/* stages.c: what the stamps of an answered request say; `raw` is the private copy of its response's slot. */
+void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *shadow, const uint8_t *raw, int16_t status);
 /* XENPV_NO_IO when the list is empty. */
 uint32_t xenpv_io_pop(struct xenpv_front *front, struct xenpv_io_list *list);
 

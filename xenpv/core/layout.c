@@ -40,7 +40,7 @@ const struct xenpv_layout xenpv_layouts[] = {
     ABI(32, "x86_32."),
     TIME(magic), TIME(size), TIME(major), TIME(minor), TIME(sequence), TIME(alive), TIME(kind), TIME(history_slots),
     TIME(tick_nsec), TIME(hz), TIME(paused), TIME(max_age_ns), TIME(boot_id), TIME(generation), TIME(tick), TIME(ns),
-    TIME(disruptions), TIME(missed), TIME(history),
+    TIME(written_ns), TIME(disruptions), TIME(missed), TIME(history),
     { "time.end", sizeof(struct xenpv_time_page) },
     { "time_point.tick", offsetof(struct xenpv_time_point, tick) },
     { "time_point.ns", offsetof(struct xenpv_time_point, ns) },

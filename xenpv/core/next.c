@@ -17,12 +17,15 @@ static uint64_t now_ns(void)
 static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max)
 {
     struct xenpv_slot *slots[64];
+    struct xenpv_stamp now;
     uint32_t count = 0;
     int taken;
 
     taken = xenpv_back_take(back, slots, max < 64 ? max : 64, &count);
+    now = xenpv_stamp_now(&back->stamper);
     for (uint32_t i = 0; i < count; i++) {
         struct xenpv_slot *slot = slots[i];
+        slot->started = now;
         slot->out = 1;
         back->out++;
         requests[i] = (struct xenpv_request){
@@ -102,8 +105,10 @@ int xenpv_back_complete(struct xenpv_back *back, const struct xenpv_request *req
     for (uint32_t i = 0; i < count; i++)
         if (requests[i].token >= back->ring.entries || !back->slots[requests[i].token].out)
             return -EINVAL;
+    struct xenpv_stamp now = xenpv_stamp_now(&back->stamper);
     for (uint32_t i = 0; i < count; i++) {
         struct xenpv_slot *slot = &back->slots[requests[i].token];
+        slot->ended = now;
         if (!slot->out)
             continue; /* the same token twice in one call: answered once */
         slot->out = 0;

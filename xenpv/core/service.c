@@ -57,6 +57,7 @@ static void finish(struct xenpv_back *back, struct xenpv_slot *slot, int32_t res
 static uint32_t reap(struct xenpv_service *s)
 {
     struct xenpv_slot *done[64];
+    struct xenpv_stamp now = { 0, 0 };
     uint32_t total = 0, count;
 
     if (!s->out)
@@ -68,6 +69,8 @@ static uint32_t reap(struct xenpv_service *s)
             done[i]->out = 0;
             back->out--;
             s->out--;
+            if (back->stamper.unit)
+                done[i]->ended = now = now.value && i && done[i - 1]->back == back ? now : xenpv_stamp_now(&back->stamper);
             finish(back, done[i], done[i]->result);
             activate(s, back); /* its turn publishes the rest, and looks for what the answer brings */
         }
@@ -103,7 +106,9 @@ static int engine_of(struct xenpv_service *s)
 static void start(struct xenpv_service *s, struct xenpv_back *back, struct xenpv_slot *slot)
 {
     if (back->config.fd_inline || (!s->engine && engine_of(s) != 0)) {
-        finish(back, slot, xenpv_io_now(slot)); /* also where no engine can be had any more: slower, never wrong */
+        int result = xenpv_io_now(slot); /* also where no engine can be had any more: slower, never wrong */
+        slot->ended = xenpv_stamp_now(&back->stamper);
+        finish(back, slot, result);
         return;
     }
     slot->out = 1;
@@ -123,8 +128,13 @@ static int serve(struct xenpv_service *s, struct xenpv_back *back)
     int taken = 0;
 
     while (total < TURN && (taken = xenpv_back_take(back, slots, BATCH, &count)) > 0) {
-        for (uint32_t i = 0; i < count; i++)
+        for (uint32_t i = 0; i < count; i++) {
+            /* In line, each begins when the one before it has ended. */
+            if (back->stamper.unit)
+                slots[i]->started = i ? (back->config.fd_inline ? slots[i - 1]->ended : slots[i - 1]->started)
+                                      : xenpv_stamp_now(&back->stamper);
             start(s, back, slots[i]);
+        }
         total += (uint32_t)taken;
     }
     xenpv_back_publish(back);

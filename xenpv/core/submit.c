@@ -64,7 +64,9 @@ static void issue_one(struct xenpv_front *front, uint32_t number)
             xenpv_put_u64(raw + XENPV_AT_NR_SECTORS(abi), io->io.bytes / XENPV_SECTOR);
         io->issued = io->io.bytes;
     }
-    front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1 };
+    front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1, front->now };
+    if (front->stamper.unit)
+        xenpv_put_u32(raw + XENPV_AT_SUBMIT, front->now.value);
     io->requests++;
     memcpy(xenpv_ring_slot(&front->ring, front->ring.produced), raw, front->ring.entry_size);
     front->ring.produced++;
@@ -78,6 +80,8 @@ static void publish(struct xenpv_front *front)
 
 static void issue(struct xenpv_front *front)
 {
+    if (front->stamper.unit && front->waiting.first != XENPV_NO_IO)
+        front->now = xenpv_stamp_now(&front->stamper);
     while (front->waiting.first != XENPV_NO_IO && front->free_count) {
         uint32_t number = front->waiting.first;
         issue_one(front, number);
@@ -108,10 +112,11 @@ static int accept_ios(struct xenpv_front *front, const struct xenpv_io *submit, 
 
 static int answer_one(struct xenpv_front *front)
 {
-    uint8_t raw[XENPV_MAX_RESPONSE];
+    uint8_t raw[XENPV_STAMPED_RESPONSE];
 
     /* The one read of the backend's slot. */
-    memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed), XENPV_RESPONSE_SIZE(front->config.abi));
+    memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed),
+           front->stamper.unit ? sizeof raw : XENPV_RESPONSE_SIZE(front->config.abi));
     front->ring.consumed++;
     uint64_t id = xenpv_get_u64(raw + XENPV_AT_RSP_ID);
     uint32_t slot = (uint32_t)id;
@@ -122,6 +127,8 @@ static int answer_one(struct xenpv_front *front)
 
     uint32_t number = front->shadow[slot].io;
     struct xenpv_io_state *io = &front->ios[number];
+    if (front->stamper.unit)
+        xenpv_front_stages(front, &front->shadow[slot], raw, status);
     front->shadow[slot].in_flight = 0;
     front->free_slots[front->free_count++] = slot;
     front->stats.requests[io->io.op & 7]++;
@@ -147,6 +154,8 @@ static int collect(struct xenpv_front *front)
 
     if (waiting < 0)
         return front->broken = (int)waiting;
+    if (front->stamper.unit && waiting)
+        front->now = xenpv_stamp_now(&front->stamper);
     for (int64_t i = 0; i < waiting; i++)
         if (answer_one(front) != 0)
             return front->broken = -EPROTO;

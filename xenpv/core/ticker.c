@@ -68,7 +68,7 @@ static void disrupt(struct xenpv_ticker *ticker)
     for (uint32_t i = 0; i < ticker->count; i++) {
         struct xenpv_time_page *page = ticker->pages[i];
 
-        xenpv_time_write(page, page->tick, page->ns, page->disruptions + 1, page->missed);
+        xenpv_time_write(page, page->tick, page->ns, page->written_ns, page->disruptions + 1, page->missed);
     }
 }
 
@@ -116,7 +116,7 @@ int xenpv_ticker_add(struct xenpv_ticker *ticker, void *memory, uint64_t coarse_
         uint64_t tick = tick_at(ticker, coarse_ns);
 
         if (page->sequence == 0 || (int64_t)(tick - page->tick) > 0)
-            xenpv_time_write(page, tick, coarse_ns, page->disruptions, page->missed);
+            xenpv_time_write(page, tick, coarse_ns, coarse_ns, page->disruptions, page->missed);
         ticker->pages[ticker->count++] = page;
         pthread_cond_signal(&ticker->change);
         result = 0;
@@ -135,7 +135,7 @@ void xenpv_ticker_remove(struct xenpv_ticker *ticker, void *page)
 }
 
 /* Of a page with a lower tick than `tick`. */
-static void step(struct xenpv_ticker *ticker, uint64_t coarse_ns)
+static void step(struct xenpv_ticker *ticker, uint64_t coarse_ns, uint64_t now_ns)
 {
     uint64_t tick = tick_at(ticker, coarse_ns), missed = 0;
     int wrote = 0;
@@ -146,7 +146,7 @@ static void step(struct xenpv_ticker *ticker, uint64_t coarse_ns)
 
         if ((int64_t)passed <= 0)
             continue;
-        xenpv_time_write(page, tick, coarse_ns, page->disruptions, page->missed + passed - 1);
+        xenpv_time_write(page, tick, coarse_ns, now_ns, page->disruptions, page->missed + passed - 1);
         wrote = 1;
         if (passed - 1 > missed)
             missed = passed - 1;
@@ -155,10 +155,10 @@ static void step(struct xenpv_ticker *ticker, uint64_t coarse_ns)
     ticker->stats.missed += missed;
 }
 
-void xenpv_ticker_step(struct xenpv_ticker *ticker, uint64_t coarse_ns)
+void xenpv_ticker_step(struct xenpv_ticker *ticker, uint64_t coarse_ns, uint64_t now_ns)
 {
     pthread_mutex_lock(&ticker->lock);
-    step(ticker, coarse_ns);
+    step(ticker, coarse_ns, now_ns);
     pthread_mutex_unlock(&ticker->lock);
 }
 
@@ -187,8 +187,8 @@ int xenpv_ticker_run(struct xenpv_ticker *ticker)
             continue;
         }
         coarse = clock_ns(CLOCK_MONOTONIC_COARSE);
-        step(ticker, coarse);
         now = clock_ns(CLOCK_MONOTONIC);
+        step(ticker, coarse, now);
         ticker->stats.wakes++;
         if (last && coarse != last && now - coarse > ticker->stats.late_max_ns)
             ticker->stats.late_max_ns = now - coarse;

@@ -52,7 +52,7 @@ void xenpv_time_init(void *memory, const struct xenpv_time_page *facts)
     atomic_store_explicit((_Atomic uint32_t *)&page->magic, XENPV_TIME_MAGIC, memory_order_release);
 }
 
-void xenpv_time_write(void *memory, uint64_t tick, uint64_t ns, uint64_t disruptions, uint64_t missed)
+void xenpv_time_write(void *memory, uint64_t tick, uint64_t ns, uint64_t written_ns, uint64_t disruptions, uint64_t missed)
 {
     struct xenpv_time_page *page = memory;
     struct xenpv_time_point *slot = &page->history[tick % XENPV_TIME_HISTORY];
@@ -65,6 +65,7 @@ void xenpv_time_write(void *memory, uint64_t tick, uint64_t ns, uint64_t disrupt
     atomic_thread_fence(memory_order_release);
     store64(&page->tick, tick);
     store64(&page->ns, ns);
+    store64(&page->written_ns, written_ns);
     store64(&page->disruptions, disruptions);
     store64(&page->missed, missed);
     store64(&slot->tick, tick);
@@ -128,16 +129,24 @@ int xenpv_time_read(const void *memory, struct xenpv_time_page *out, uint32_t tr
 
 int xenpv_time_tick(const void *memory, uint64_t *tick)
 {
+    uint64_t disruptions;
+
+    return xenpv_time_look(memory, tick, &disruptions);
+}
+
+int xenpv_time_look(const void *memory, uint64_t *tick, uint64_t *disruptions)
+{
     const struct xenpv_time_page *page = memory;
 
     for (uint32_t tries = 0; tries < TICK_TRIES; tries++) {
         uint32_t before = atomic_load_explicit(sequence_of(page), memory_order_acquire); /* as in xenpv_time_read */
-        uint64_t value = load64(&page->tick);
+        uint64_t value = load64(&page->tick), marker = load64(&page->disruptions);
 
         atomic_thread_fence(memory_order_acquire);
         if ((before & 1) || atomic_load_explicit(sequence_of(page), memory_order_relaxed) != before)
             continue;
         *tick = value;
+        *disruptions = marker;
         if (!xenpv_time_alive(page) || atomic_load_explicit((const _Atomic uint32_t *)&page->paused, memory_order_relaxed))
             return -ESTALE;
         return 0;

@@ -41,7 +41,7 @@ class OwnClock:
         self._last = 0
 
     def saw(self, tick: int, ns: int, own_ns: int) -> None:
-        """The page says `tick`, which began at `ns`, and the own clock `own_ns`."""
+        """The page says `tick`, which was written at `ns`, and the own clock `own_ns`."""
         if tick == self._tick:
             return
         first = self._tick < 0
@@ -60,6 +60,11 @@ class OwnClock:
             self._offsets.clear()
             self._offsets.append(offset)
             self._agreed = self._strayed = 0
+
+    @property
+    def ahead_ns(self) -> int | None:
+        """What the own clock says more than the page's; None until they agree."""
+        return min(self._offsets) if self.agrees else None
 
     def ns(self, own_ns: int) -> int | None:
         """The page's nanoseconds at `own_ns`, not before what was said last; None until the clocks agree."""

@@ -242,7 +242,7 @@ def _facts(copies: Copies) -> Findings:
 def _own_clock(copies: Copies) -> Findings:
     own = OwnClock(copies[-1][1].facts.tick_nsec)
     for own_ns, copy in copies:
-        own.saw(copy.tick, copy.ns, own_ns)
+        own.saw(copy.tick, copy.written_ns, own_ns)
     if own.agrees:
         yield _good("clock", "this domain's own clock agrees with the page: nanoseconds between ticks are to be had")
     else:

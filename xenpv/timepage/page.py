@@ -45,6 +45,7 @@ class Snapshot:
     paused: bool
     tick: int
     ns: int
+    written_ns: int
     disruptions: int
     missed: int
     sequence: int
@@ -81,9 +82,9 @@ class PageWriter(Closing):
             raise ClosedError("this time page was closed")
         return self._memory
 
-    def write(self, tick: int, ns: int, *, disruptions: int = 0, missed: int = 0) -> None:
-        """The next tick, and the publisher's clock at it. Not beside a Ticker that has the page."""
-        lib.xenpv_time_write(self.address, tick, ns, disruptions, missed)
+    def write(self, tick: int, ns: int, written_ns: int | None = None, *, disruptions: int = 0, missed: int = 0) -> None:
+        """The next tick, and the publisher's clock at it and now (None: at it). Not beside a Ticker that has the page."""
+        lib.xenpv_time_write(self.address, tick, ns, ns if written_ns is None else written_ns, disruptions, missed)
 
     def pause(self, paused: bool) -> None:
         """Say that nobody is subscribed and the tick stands still, or that it goes on."""
@@ -125,7 +126,8 @@ class PageView(Closing):
                       uuid.UUID(bytes=bytes(ffi.buffer(copy.boot_id))), copy.generation, copy.max_age_ns)
         history = tuple((copy.history[slot].tick, copy.history[slot].ns) for slot in range(copy.history_slots)
                         ) if copy.size >= SIZE else ()
-        return Snapshot(facts, copy.alive == 1, copy.paused != 0, copy.tick, copy.ns, copy.disruptions, copy.missed,
+        return Snapshot(facts, copy.alive == 1, copy.paused != 0, copy.tick, copy.ns, copy.written_ns,
+                        copy.disruptions, copy.missed,
                         copy.sequence, copy.major, copy.minor, copy.size, history)
 
     def _malformed(self, copy: Any) -> TimeMalformedError:
@@ -141,6 +143,11 @@ class PageView(Closing):
         """The tick alone, fast; None while the page is torn, or stands still by its own word."""
         tick = ffi.new("uint64_t *")
         return None if lib.xenpv_time_tick(self._address(), tick) else int(tick[0])
+
+    @property
+    def address(self) -> int:
+        """For the core's queues, which read ticks from it: they end before close()."""
+        return int(ffi.cast("uintptr_t", self._address()))
 
     def alive(self) -> bool:
         """Whether the publisher is there; known also of a page that is torn for good."""
@@ -229,9 +236,9 @@ class Ticker(Closing):
         lib.xenpv_ticker_remove(self._ticker, page.address)
         self._pages.discard(page)
 
-    def step(self, coarse_ns: int) -> None:
-        """One turn at the moment `coarse_ns`."""
-        lib.xenpv_ticker_step(self._ticker, coarse_ns)
+    def step(self, coarse_ns: int, now_ns: int | None = None) -> None:
+        """One turn at the moment `coarse_ns` of CLOCK_MONOTONIC_COARSE and `now_ns` (None: the same) of CLOCK_MONOTONIC."""
+        lib.xenpv_ticker_step(self._ticker, coarse_ns, coarse_ns if now_ns is None else now_ns)
 
     def stats(self) -> Mapping[str, int]:
         """wakes, ticks, missed, late_max_ns, pages."""

@@ -166,7 +166,7 @@ class Reader(Closing):
         trouble = self._trouble(copy, own_ns, last) if last else ""
         if trouble:
             self._own = OwnClock(copy.facts.tick_nsec)
-        self._own.saw(copy.tick, copy.ns, own_ns)
+        self._own.saw(copy.tick, copy.written_ns, own_ns)
         self._last = Reading(copy.tick, copy.ns, self._own.ns(own_ns), own_ns, copy.missed, epoch)
         if trouble:
             self.disrupted += 1
@@ -205,14 +205,27 @@ class Reader(Closing):
                     "two jumped")
         return ""
 
-    def settle(self, seconds: float = 2.0) -> Reading:
-        """Read until nanoseconds are offered, at most for `seconds`; the last reading. Raises as read() does."""
+    def settle(self, seconds: float = 2.0, *, fine: bool = False) -> Reading:
+        """Read until nanoseconds are offered, at most for `seconds`; the last reading. Raises as read() does.
+
+        `fine`: watch for each tick without sleep, some tens of milliseconds in all, and so know the clocks' difference to
+        some microseconds.
+        """
         deadline = self._clock() + int(seconds * 1e9)
         while True:
             reading = self.read()
             if reading.ns is not None or self._clock() >= deadline:
                 return reading
-            self._sleep(PAUSE)
+            view = self.view
+            while fine and view is not None and view.tick() == reading.tick and self._clock() < deadline:
+                pass
+            if not fine:
+                self._sleep(PAUSE)
+
+    @property
+    def ahead_ns(self) -> int | None:
+        """What the own clock says more than dom0's CLOCK_MONOTONIC; None while the two do not agree."""
+        return self._own.ahead_ns if self._own is not None else None
 
     def wait(self, seconds: float = 5.0) -> Reading:
         """The first reading; a page that is not there, or does not tick yet, is waited for. Raises TimePageError."""

@@ -21,7 +21,7 @@ MAJOR: Final = 1
 MINOR: Final = 0
 HISTORY: Final = 64
 """Slots of the history; the slot of a tick is tick mod 64."""
-SIZE_MIN: Final = 96
+SIZE_MIN: Final = 104
 """Bytes that every page has: all but the history."""
 
 
@@ -53,6 +53,7 @@ PAGE: Final = Struct(
     "generation" / Int64ul,
     "tick" / Int64ul,
     "ns" / Int64ul,
+    "written_ns" / Int64ul,
     "disruptions" / Int64ul,
     "missed" / Int64ul,
     "history" / Array(HISTORY, POINT),

@@ -125,7 +125,7 @@ def test_the_byte_that_the_kernel_clears() -> None:
     ("magic", "I", 0, "magic"),
     ("major", "H", 2, "version 2.0"),
     ("major", "H", 0, "version 0.0"),
-    ("size", "I", SIZE_MIN - 8, "size 88"),
+    ("size", "I", SIZE_MIN - 8, "size 96"),
     ("size", "I", 4104, "size 4104"),
     ("size", "I", 0, "size 0"),
     ("size", "I", 0xFFFFFFFF, "contradicts itself"),
