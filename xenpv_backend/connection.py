@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from xenpv import stats
 from xenpv.domain import Domain
 from xenpv.wire.blkif import MAX_SEGMENTS, Protocol as Abi
-from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace
+from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace, agreed_stamp
 
 from .log import LOGGER
 from .options import BackendOptions
@@ -41,6 +41,11 @@ class Agreement:
         return self.adverts.notify_flag and self.rings.notify_flag
 
     @property
+    def stamp(self) -> str | None:
+        """The unit of the requests' stamps, None without them."""
+        return agreed_stamp(self.adverts, self.rings)
+
+    @property
     def persistent(self) -> bool:
         return self.adverts.persistent and self.rings.persistent
 
@@ -49,8 +54,8 @@ class Agreement:
         """Entries of each ring."""
         return RING_PAGE_ENTRIES << self.rings.order
 
-    def config(self, ring: RingKeys, spin_us: int) -> QueueConfig:
-        """The settings of the queue on `ring`."""
+    def config(self, ring: RingKeys, spin_us: int, time_page: int = 0) -> QueueConfig:
+        """The settings of the queue on `ring`. `time_page`: the address of dom0's time page here, or 0."""
         facts = self.storage.facts
         return QueueConfig(
             domid=self.place.frontend_domid, ring_refs=ring.refs, sectors=self.disk.sectors,
@@ -58,7 +63,8 @@ class Agreement:
             flag=self.notify_flag, persistent=self.entries * MAX_SEGMENTS if self.persistent else 0,
             readonly=facts.readonly, flush=self.adverts.flush_cache,
             discard=self.adverts.discard and not facts.readonly, fd=self.storage.fileno(),
-            inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt)
+            inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt,
+            stamp=self.stamp, time_page=time_page)
 
 
 class Attached(Protocol):
@@ -87,7 +93,8 @@ class Connection:
     """Rings that are served. Attaches every queue of `agreement`; see Connector."""
 
     def __init__(self, agreement: Agreement, domain: Domain, directory: BackendDirectory, pool: ServicePool,
-                 spin_us: int) -> None:
+                 spin_us: int, time_page: int = 0) -> None:
+        self._time_page = time_page
         self._agreement = agreement
         self._pool = pool
         self._queues: list[Queue] = []
@@ -113,7 +120,7 @@ class Connection:
                            "answered twice, or not at all", place.frontend_domid, place.devid, number)
         channel = domain.events.bind_interdomain(place.frontend_domid, ring.port)
         made.callback(channel.close)
-        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us), stats=counters.memory,
+        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us, self._time_page), stats=counters.memory,
                       journal=journal.memory)
         made.callback(queue.close)
         self._pool.add(queue, agreement.storage)
@@ -140,6 +147,7 @@ class Connection:
         return {
             "protocol": str(agreement.rings.protocol), "queues": len(self._queues), "ring_entries": agreement.entries,
             "notify_flag": agreement.notify_flag, "persistent": agreement.persistent,
+            "stamp": agreement.stamp,
             "engine": "inline" if agreement.storage.inline else self._engine,
             "counters": [stats.decode_back(page) for page in self._pages],
         }
@@ -155,7 +163,8 @@ class Connector:
     """Makes connections; a Device is given one, and needs nothing else of the hypervisor."""
 
     def __init__(self, domain: Domain, directory: BackendDirectory, pool: ServicePool,
-                 options: Callable[[], BackendOptions]) -> None:
+                 options: Callable[[], BackendOptions], time_page: Callable[[], int] = lambda: 0) -> None:
+        self._time_page = time_page
         self._domain = domain
         self._directory = directory
         self._pool = pool
@@ -167,7 +176,8 @@ class Connector:
         Raises RemoteProtocolError for a ring that cannot be used, HypervisorError when a port cannot be bound,
         StorageError when a file cannot be made.
         """
-        return Connection(agreement, self._domain, self._directory, self._pool, self._options().spin_us)
+        return Connection(agreement, self._domain, self._directory, self._pool, self._options().spin_us,
+                          self._time_page() if agreement.stamp == "tick" else 0)
 
     def forget(self, place: VbdPlace) -> None:
         """The vbd has ended: remove every file of it."""

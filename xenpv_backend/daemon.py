@@ -25,6 +25,7 @@ from xenpv.errors import StoreConnectionError, UsageError, XenpvError
 from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
 
 from . import log
+from .clock import Clock
 from .connection import Connector
 from .control import Control
 from .device import Device, read
@@ -91,8 +92,9 @@ class Backend(Closing):
             made.callback(self._loop.close)
             self._directory = made.enter_context(BackendDirectory(rundir))
             made.callback(self._clean)
+            self._clock = made.enter_context(Clock(domain))
             self._pool = made.enter_context(ServicePool(self._on_halt, engine=options.engine))
-            connector = Connector(domain, self._directory, self._pool, lambda: self.options)
+            connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock.page)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
                 place, self._store, connector, lambda: self.options), takes=lambda place: is_offered(domain, place))

@@ -316,7 +316,8 @@ class Device:
             max_queues=options.max_queues, max_ring_page_order=options.max_ring_page_order,
             persistent=options.persistent, flush_cache=facts.flush, discard=discard,
             discard_granularity=(facts.discard_granularity or None) if discard else None,
-            discard_alignment=facts.discard_alignment if discard else None, notify_flag=options.notify_flag)
+            discard_alignment=facts.discard_alignment if discard else None, notify_flag=options.notify_flag,
+            stamp=None if options.stamp == "off" else options.stamp)
 
     def _standing_adverts(self) -> BackendAdverts | None:
         """What a predecessor of ours has offered, None when nobody of ours was here."""

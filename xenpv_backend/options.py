@@ -17,6 +17,8 @@ from .storage import CACHES
 
 LEVELS = ("debug", "info", "warning", "error")
 
+STAMPS = ("off", "tick", "us")
+
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
@@ -39,10 +41,13 @@ class BackendOptions:
     """The notify-suppression flag is offered."""
     persistent: bool = True
     """Persistent grants are offered."""
+    stamp: str = "off"
+    """Requests stamped with dom0's time are offered: off, tick (needs `xenpv time publish`), or us and tick."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("log_level", LEVELS)):
+        for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("log_level", LEVELS),
+                            ("stamp", STAMPS)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")

@@ -25,6 +25,9 @@ from xenpv.ring import DEFAULT_SPIN_NS
 ENGINES = {"auto": 0, "io_uring": 1, "threads": 2}
 """How storage that waits for a device is read and written."""
 
+STAMPS = {None: 0, "tick": 1, "us": 2}
+"""XENPV_STAMP_*."""
+
 
 def journal_bytes(ring_entries: int) -> int:
     """Bytes of the journal of a ring with `ring_entries` entries."""
@@ -58,6 +61,10 @@ class QueueConfig:
     inline: bool = False
     """Reads and writes of `fd` never wait for a device (tmpfs)."""
     spin_ns: int = DEFAULT_SPIN_NS
+    stamp: str | None = None
+    """The unit of the requests' stamps, ``tick`` or ``us``; None without them."""
+    time_page: int = 0
+    """The address of dom0's time page, which outlives the queue; 0: there is none, and ticks are not to be had."""
     adopt: bool = False
     """A predecessor served this ring: its journal says what it left unanswered."""
 
@@ -107,7 +114,8 @@ class Queue(Closing):
             "flush": config.flush, "discard": config.discard, "sector_size": config.sector_size,
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
             "adopt": config.adopt, "stats": ffi.cast("struct xenpv_back_stats *", self._memory[0]),
-            "journal": self._memory[1],
+            "journal": self._memory[1], "stamp": STAMPS[config.stamp],
+            "time_page": ffi.cast("void *", config.time_page),
         })
         error = ffi.new("int *")
         self._back: Any = lib.xenpv_back_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)

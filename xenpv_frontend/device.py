@@ -22,13 +22,14 @@ from xenpv.domain import Domain, EventChannel, SharedPages, Store, Transaction
 from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, UsageError,
                           XenpvError)
 from xenpv.ring import DEFAULT_SPIN_NS, initialise
+from xenpv.timepage import Reader, open_reader
 from xenpv.wire.blkif import Protocol, ring_entries
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings,
                           RingKeys, Role, Situation, Step, VbdPlace, Wish, XenbusState, next_step, parse_state,
                           vdev_name, vdev_number)
 
 from .buffers import Pool
-from .queue import Queue
+from .queue import STAMPS, Queue
 from .reaper import CONTROL_IOS, Reaper
 
 log = logging.getLogger("xenpv.frontend")
@@ -48,6 +49,8 @@ class Settings:
     abi: int = 64
     ring_order: int | None = None
     spin_ns: int = DEFAULT_SPIN_NS
+    stamp: str | None = None
+    """Stamp requests with dom0's time, in ``tick`` or ``us``; None: not."""
     closing_patience: float = CLOSING_PATIENCE
 
     def protocol(self) -> Protocol:
@@ -118,6 +121,9 @@ class Device:
         self.facts = DiskFacts(0)
         self.adverts = BackendAdverts()
         self.flag = False
+        self.stamp = settings.stamp
+        self.time: Reader | None = None
+        """dom0's time, for stamps."""
         self.ring_order = 0
         self._reaper = reaper
         reaper.on_broken = self.leave
@@ -161,8 +167,11 @@ class Device:
             if self._wake >= 0:
                 os.close(self._wake)
                 self._wake = -1
-        if self._pool is not None:
-            self._pool.close()
+        with contextlib.ExitStack() as both:
+            if self.time is not None:
+                both.callback(self.time.close)
+            if self._pool is not None:
+                both.callback(self._pool.close)
 
     def leave(self) -> None:
         """Ask the keeper to close. From any thread; does not wait."""
@@ -299,6 +308,10 @@ class Device:
         adverts = self.adverts = BackendAdverts.parse(Directory(self._store, place.backend), place.backend)
         if settings.flag and not adverts.notify_flag:
             raise DeviceError(f"{self.name}: the backend does not offer the notify-suppression flag: leave flag out")
+        if settings.stamp and adverts.stamp not in (settings.stamp, "us"):
+            raise DeviceError(f"{self.name}: the backend offers no stamps in {settings.stamp}: start it with --stamp "
+                              f"{settings.stamp}")
+        self._open_time()
         self.ring_order = settings.order(adverts.max_ring_page_order)
         self.flag = adverts.notify_flag and settings.flag is not False
         if self._pool is None:
@@ -307,7 +320,8 @@ class Device:
         initialise(self._ring.memory)
         self._channel = self._domain.events.bind_unbound(place.backend_domid)
         rings = FrontendRings((RingKeys(tuple(self._ring.refs), self._channel.port),), settings.protocol(),
-                              persistent=settings.persistent, notify_flag=self.flag)
+                              persistent=settings.persistent, notify_flag=self.flag,
+                              stamp=self.stamp)
 
         self._published = rings.to_keys()
 
@@ -337,6 +351,17 @@ class Device:
         except XenpvError as error:
             log.warning("%s: the keys of its ring stay in the store: %s", self.name, error)
 
+    def _open_time(self) -> None:
+        """The clock of stamps: the page that ticks now, and for microseconds the two clocks tied. Raises TimePageError."""
+        if self.stamp is None:
+            return
+        if self.time is not None:
+            self.time.close()
+            self.time = None
+        self.time = open_reader(self._domain)
+        if self.stamp == "us" and self.time.settle(fine=True).ns is None:
+            raise DeviceError(f"{self.name}: this domain's clock does not agree with dom0's time page: stamp in ticks")
+
     def _connect(self) -> None:
         if self._ring is None or self._channel is None or self._pool is None:
             raise DeviceError(f"{self.name}: the backend connected to a ring that is not there")
@@ -349,7 +374,9 @@ class Device:
             return
         queue = Queue(self._domain.open_core(), self._channel, ring=self._ring.memory, pool=self._pool.memory,
                       pool_refs=self._pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
-                      max_ios=self._pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns)
+                      max_ios=self._pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
+                      time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
+                      time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0)
         self._reaper.attach(queue, self._pool)
         log.info("%s: connected, %d sectors, flag %s", self.name, self.facts.sectors, "on" if self.flag else "off")
 
@@ -366,9 +393,10 @@ class Device:
 
     def _reread(self) -> None:
         """A backend of another make may have taken over; without its offer the ring's words mean nothing to it."""
-        if self.flag:
+        if self.flag or self.stamp:
             backend = Directory(self._store, self.place.backend)
-            if not BackendAdverts.parse(backend, self.place.backend).notify_flag:
+            adverts = BackendAdverts.parse(backend, self.place.backend)
+            if self.flag and not adverts.notify_flag or self.stamp and adverts.stamp not in (self.stamp, "us"):
                 self._wish = Wish.RENEW
 
     def _disconnect(self) -> None:
@@ -382,6 +410,10 @@ class Device:
 
 def check_settings(settings: Settings) -> None:
     """Raises UsageError for what cannot be meant."""
+    if settings.stamp not in STAMPS:
+        raise UsageError(f"stamp is tick, us or None, not {settings.stamp!r}")
+    if settings.stamp and settings.abi != 64:
+        raise UsageError("requests of the 32-bit ABI have no room for stamps: leave abi or stamp out")
     if settings.abi not in (32, 64):
         raise UsageError(f"abi is 64 (x86_64, arm) or 32 (x86_32), not {settings.abi}")
     if settings.ring_order is not None and not 0 <= settings.ring_order <= 4:

@@ -11,6 +11,7 @@ ClosedError after close().
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from xenpv.closing import Closing
 from xenpv.domain import PAGE_SIZE, Domain
-from xenpv.errors import ClosedError, DiskError, UsageError
+from xenpv.errors import ClosedError, DiskError, TimePageError, UsageError
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import SECTOR_SIZE, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
@@ -28,6 +29,7 @@ from xenpv.xenbus import CLOSING_PATIENCE
 from .buffers import pages_of
 from .device import Device, Settings, check_settings, find_vbd
 from .kernel import Taken, take_from_kernel
+from .queue import Sample
 from .reaper import Piece, Reaper
 from .stats import Counters
 
@@ -84,7 +86,7 @@ class Disk(Closing):
     def open(cls, domain: Domain, vdev: str | int = "xvda", *, depth: int = 32, pool_bytes: int | None = None,
              flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
-             closing_patience: float = CLOSING_PATIENCE, take: bool = False) -> Self:
+             closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
@@ -92,13 +94,15 @@ class Disk(Closing):
         None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
-        has the disk, take it away, and give it back in close() where that can be (see `kernel`). Raises UsageError,
-        DeviceError (also for a disk that the kernel has and `take` does not say so), StoreError, GrantError,
-        EventChannelError, RemoteProtocolError.
+        has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
+        with dom0's time, in ``tick`` or ``us``, for samples() and stats(); the backend must offer it, and `xenpv time
+        publish` run in dom0. Raises UsageError, DeviceError (also for a disk that the kernel has and `take` does not say
+        so), TimePageError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
-                            ring_order=ring_order, spin_ns=spin_ns, closing_patience=closing_patience)
+                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp,
+                            closing_patience=closing_patience)
         check_settings(settings)
         place = find_vbd(domain, vdev)
         reaper = Reaper()
@@ -150,6 +154,20 @@ class Disk(Closing):
     def stats(self) -> Counters:
         """Counters since open()."""
         return self._reaper.counters()
+
+    def samples(self) -> list[Sample]:
+        """The newest stamped requests answered since the last call, at most 1024, oldest first; none without `stamp`.
+
+        In microseconds, it also ties this domain's clock to dom0's anew: call it every few seconds, and from one thread.
+        """
+        found = self._reaper.samples()
+        time = self._device.time
+        if time is not None and self._device.stamp == "us":
+            with contextlib.suppress(TimePageError):  # the clocks stay tied as they were
+                time.settle(fine=True)
+                if time.ahead_ns is not None:
+                    self._reaper.set_ahead(time.ahead_ns)
+        return found
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`."""

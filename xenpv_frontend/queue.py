@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from xenpv.closing import Closing
 from xenpv.core import ffi, lib
@@ -23,6 +23,25 @@ from xenpv.stats import decode_front
 T = TypeVar("T")
 
 IO_BYTES = 32
+STAMPS = {None: 0, "tick": 1, "us": 2}
+"""XENPV_STAMP_*."""
+
+
+class Sample(NamedTuple):
+    """One request by its stamps, each the low 32 bits of a tick or a microsecond, 0 for no time.
+
+    `known`: they are in order and of one epoch. The backend's four are its claim.
+    """
+
+    submit: int
+    fetch: int
+    start: int
+    end: int
+    response: int
+    reap: int
+    op: int
+    status: int
+    known: bool
 
 
 class IoArray:
@@ -59,10 +78,13 @@ class Queue(Closing):
 
     def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview,
                  pool: memoryview | Sequence[memoryview], pool_refs: Sequence[int], abi: int = 64, flag: bool = False,
-                 handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS) -> None:
+                 handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS, stamp: str | None = None,
+                 time_page: int = 0, time_ahead_ns: int = 0) -> None:
         """Owns `core` from now on. `ring` was initialised before it was granted. `pool_refs` names a grant for each
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
-        stay held until close(). `handle` is the virtual device's number. Raises LocalProtocolError.
+        stay held until close(). `handle` is the virtual device's number. `stamp`: the unit of the requests' stamps,
+        ``tick`` by the page at the address `time_page`, which outlives the queue, or ``us`` by a clock that is
+        `time_ahead_ns` before dom0's. Raises LocalProtocolError.
         """
         parts = [pool] if isinstance(pool, memoryview) else list(pool)
         if sum(part.nbytes for part in parts) != len(pool_refs) * PAGE_SIZE:
@@ -75,6 +97,7 @@ class Queue(Closing):
             "notify_fd": channel.notify_fileno(), "ring": self._memory[0], "ring_pages": ring.nbytes // PAGE_SIZE,
             "pool": self._memory[1] if parts else ffi.NULL, "pool_refs": refs, "pool_pages": len(pool_refs),
             "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
+            "stamp": STAMPS[stamp], "time_page": ffi.cast("void *", time_page), "time_ahead_ns": time_ahead_ns,
         })
         error = ffi.new("int *")
         self._front: Any = lib.xenpv_front_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
@@ -143,6 +166,26 @@ class Queue(Closing):
     def pending(self) -> int:
         """I/Os accepted and not yet returned by exchange()."""
         return self._go_in(lambda: int(lib.xenpv_front_pending(self._front)) if self._front is not None else 0)
+
+    def samples(self) -> list[Sample]:
+        """The newest stamped requests answered since the last call, at most 1024, oldest first."""
+        def read() -> list[Sample]:
+            if self._front is None:
+                raise ClosedError("the queue is closed")
+            found = ffi.new("struct xenpv_sample[]", lib.XENPV_SAMPLES)
+            count = lib.xenpv_front_samples(self._front, found, lib.XENPV_SAMPLES)
+            return [Sample(each.submit, each.fetch, each.start, each.end, each.response, each.reap, each.op, each.status,
+                           bool(each.known)) for each in found[0:count]]
+
+        return self._go_in(read)
+
+    def set_ahead(self, time_ahead_ns: int) -> None:
+        """The clock was tied to dom0's anew."""
+        def put() -> None:
+            if self._front is not None:
+                lib.xenpv_front_set_ahead(self._front, time_ahead_ns)
+
+        self._go_in(put)
 
     def stats(self) -> dict[str, Any]:
         """The queue's counters; see `struct xenpv_front_stats` in core/api.h."""

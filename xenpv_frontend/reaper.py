@@ -12,6 +12,7 @@ RULES
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Protocol
 from xenpv.errors import ClosedError, DeviceError, LocalProtocolError, RemoteProtocolError, XenpvError
 
 from .buffers import Pool, Run
-from .queue import IO_BYTES, IoArray, Queue
+from .queue import IO_BYTES, IoArray, Queue, Sample
 from .stats import Counters
 
 NONE = IoArray(0)
@@ -185,6 +186,23 @@ class Reaper:
             return past + Counters.of(queue.stats())
         except ClosedError:
             return self._past
+
+    def samples(self) -> list[Sample]:
+        """What the queue has of stamped requests."""
+        with self.lock:
+            queue = self._queue
+        if queue is None:
+            return []
+        with contextlib.suppress(ClosedError):
+            return queue.samples()
+        return []
+
+    def set_ahead(self, time_ahead_ns: int) -> None:
+        """The clock of stamps was tied anew."""
+        with self.lock:
+            queue = self._queue
+        if queue is not None:
+            queue.set_ahead(time_ahead_ns)
 
     def the_pool(self) -> Pool:
         """The pool, which a disk that was opened has. Raises the failure."""

@@ -27,6 +27,23 @@ class Counters:
     """Spins that ended in sleep."""
     rescues: int = 0
     """A second without progress, mended by one more notification: 0 unless something is wrong."""
+    stages: int = 0
+    """Stamped requests whose stages are all known: of the sums below, in the unit of the stamps."""
+    stages_unknown: int = 0
+    """No time was to be had, or it was disrupted in between."""
+    stages_wrong: int = 0
+    """What the backend says of its stages cannot be."""
+    time_queued: int = 0
+    """Submit to fetch."""
+    time_waited: int = 0
+    """Fetch to the storage's start."""
+    time_stored: int = 0
+    time_answered: int = 0
+    """The storage's end to the response."""
+    time_reaped: int = 0
+    """Response to reap."""
+    time_total: int = 0
+    """Submit to reap, by this end's own two stamps."""
 
     @classmethod
     def of(cls, counters: Mapping[str, Any]) -> Self:

@@ -58,7 +58,7 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
         .abi = options->abi, .flag = options->flag, .persistent = options->persistent, .copy = options->copy,
         .readonly = options->readonly, .flush = 1, .discard = 1, .sector_size = options->sector_size,
         .sectors = sectors, .fd = fd, .fd_inline = options->inline_io, .spin_ns = options->spin_ns,
-        .adopt = (uint32_t)adopt, .stats = &queue->stats, .journal = queue->journal }, &error);
+        .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats, .journal = queue->journal }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->back != NULL);
     return queue->back;
@@ -73,7 +73,8 @@ struct xenpv_front *queue_front(struct queue *queue)
         .abi = options->abi, .flag = options->flag, .port = FAKE_FRONT, .wait_fd = queue->channel.front_wait,
         .notify_fd = queue->channel.back_wait, .ring = queue->domain.memory, .ring_pages = 1u << options->order,
         .pool = queue_page(queue, 0), .pool_refs = queue->refs, .pool_pages = POOL_PAGES, .handle = 51712,
-        .max_ios = options->max_ios, .spin_ns = options->spin_ns }, &error);
+        .stamp = options->front_stamp, .time_page = options->time_page, .max_ios = options->max_ios,
+        .spin_ns = options->spin_ns }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->front != NULL);
     return queue->front;

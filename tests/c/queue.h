@@ -21,6 +21,8 @@ struct queue_options {
     uint32_t inline_io;
     uint32_t indirect;    /* the hypervisor says that copies are cheaper than maps */
     uint32_t max_ios;     /* 0: 64 */
+    uint32_t stamp, front_stamp; /* the backend's unit, the frontend's */
+    const void *time_page;
 };
 
 struct queue {

@@ -158,7 +158,7 @@ struct xenpv_back_config {
     struct xenpv_back_stats *stats;
     void *journal;              /* xenpv_journal_bytes(entries) */
     uint32_t stamp;             /* XENPV_STAMP_*: what was negotiated; only with abi 64 */
-    const void *time_page;      /* for XENPV_STAMP_TICK; it outlives the queue */
+    const void *time_page;      /* for XENPV_STAMP_TICK: it outlives the queue; NULL: every stamp says "no time" */
 };
 
 struct xenpv_back;

@@ -58,8 +58,7 @@ static int set_up(struct xenpv_back *back)
 
     if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->journal || !config->stats
         || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
-        || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64)
-        || (config->stamp == XENPV_STAMP_TICK && !config->time_page))
+        || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64))
         return -EINVAL;
     back->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, 0 };
     back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),

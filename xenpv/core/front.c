@@ -61,7 +61,7 @@ static int set_up(struct xenpv_front *front)
     int error;
 
     if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO
-        || (config->stamp && config->abi != 64) || (config->stamp == XENPV_STAMP_TICK && !config->time_page))
+        || (config->stamp && config->abi != 64))
         return -EINVAL;
     front->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, config->time_ahead_ns };
     if (config->stamp && !(front->samples = calloc(XENPV_SAMPLES, sizeof *front->samples)))

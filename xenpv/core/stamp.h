@@ -20,7 +20,7 @@ enum { XENPV_AT_SUBMIT = 4, XENPV_AT_FETCHED = 16, XENPV_AT_STARTED = 20, XENPV_
 
 struct xenpv_stamper {
     uint32_t unit;      /* XENPV_STAMP_*; 0: stamps were not negotiated, and nothing here costs anything */
-    const void *page;   /* may be NULL for XENPV_STAMP_US */
+    const void *page;   /* NULL: no disruption is seen, and there is no tick */
     int64_t ahead_ns;   /* our CLOCK_MONOTONIC before dom0's */
 };
 
@@ -35,7 +35,7 @@ static inline struct xenpv_stamp xenpv_stamp_now(const struct xenpv_stamper *sta
     uint64_t tick = 0, disruptions = 0;
     struct timespec t;
 
-    if (!stamper->unit)
+    if (!stamper->unit || (!stamper->page && stamper->unit != XENPV_STAMP_US))
         return now;
     if (stamper->page && xenpv_time_look(stamper->page, &tick, &disruptions) != 0)
         return now;

@@ -61,6 +61,11 @@ class OwnClock:
             self._offsets.append(offset)
             self._agreed = self._strayed = 0
 
+    def keep_newest(self) -> None:
+        """Forget all but the changes that were seen last: what was before drifted away meanwhile."""
+        while len(self._offsets) > AGREED:
+            self._offsets.popleft()
+
     @property
     def ahead_ns(self) -> int | None:
         """What the own clock says more than the page's; None until they agree."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from xenpv.closing import Closing
 from xenpv.errors import TimeDisruptedError, TimePageError, TimeStaleError, TimeTornError
 
-from .clock import OwnClock
+from .clock import AGREED, OwnClock
 from .page import PageView, Snapshot
 
 __all__ = ["Epoch", "Follower", "Reader", "Reading"]
@@ -212,11 +212,16 @@ class Reader(Closing):
         some microseconds.
         """
         deadline = self._clock() + int(seconds * 1e9)
+        watched = 0
         while True:
             reading = self.read()
-            if reading.ns is not None or self._clock() >= deadline:
+            if reading.ns is not None and (not fine or watched > AGREED):
+                if fine and self._own is not None:
+                    self._own.keep_newest()
                 return reading
-            view = self.view
+            if self._clock() >= deadline:
+                return reading
+            view, watched = self.view, watched + 1
             while fine and view is not None and view.tick() == reading.tick and self._clock() < deadline:
                 pass
             if not fine:

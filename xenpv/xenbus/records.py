@@ -16,7 +16,7 @@ from ..wire.blkif import (MAX_INDIRECT_SEGMENTS, MAX_RING_PAGE_ORDER, RING_PAGE_
 from .keys import FLAG, U32, Choice, Number, Record, Values, key, refuse
 
 __all__ = ["BackendAdverts", "DiskFacts", "FrontendRings", "MAX_PORT", "MAX_QUEUES", "MAX_SECTORS", "RingKeys",
-           "default_protocol"]
+           "agreed_stamp", "default_protocol"]
 
 MAX_QUEUES: Final = 64
 """Queues of one vbd that are ever offered or asked for."""
@@ -24,6 +24,10 @@ MAX_PORT: Final = (1 << 17) - 1
 """The highest event channel port (EVTCHN_FIFO_NR_CHANNELS, event_channel.h)."""
 MAX_SECTORS: Final = (1 << 63) // SECTOR_SIZE - 1
 """Sectors of 512 bytes such that every byte's offset fits in an off_t."""
+
+
+STAMP: Final = Choice(("tick", "us"))
+"""The units of stamps. Who offers microseconds takes ticks too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class BackendAdverts(Record):
     discard_secure: bool | None = key("discard-secure", FLAG, None)
     notify_flag: bool = key("feature-xenpv-notify-flag", FLAG, False)
     """The notify-suppression flag in the ring's header is offered."""
+    stamp: str | None = key("feature-xenpv-stamp", STAMP, None)
+    """Requests may be stamped with dom0's time: in ticks, or in microseconds and in ticks (docs/time-page.md)."""
 
     def to_keys(self) -> dict[str, str]:
         """The keys to write. Without indirect segments their key is not there at all, as blkif.h demands."""
@@ -98,7 +104,7 @@ _GRANT: Final = Number(0, U32)
 _PORT: Final = Number(1, MAX_PORT)
 _PROTOCOL: Final = Choice(tuple(Protocol))
 _RING_KEY: Final = re.compile(r"ring-ref[0-9]*|event-channel|ring-page-order|multi-queue-num-queues|queue-[0-9]+|"
-                              r"protocol|feature-persistent|xenpv-notify-flag", re.ASCII)
+                              r"protocol|feature-persistent|xenpv-notify-flag|xenpv-stamp", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,8 @@ class FrontendRings:
     persistent: bool = False
     notify_flag: bool = False
     """The notify-suppression flag is taken: it counts only where the backend has offered it for this very ring."""
+    stamp: str | None = None
+    """The unit of the stamps that requests carry; as the flag."""
 
     @property
     def order(self) -> int:
@@ -144,7 +152,7 @@ class FrontendRings:
         else:
             protocol = default_protocol() if default is None else default
         return cls(queues, protocol, _flag(values, where, "feature-persistent"),
-                   _flag(values, where, "xenpv-notify-flag"))
+                   _flag(values, where, "xenpv-notify-flag"), _stamp(values, where))
 
     @staticmethod
     def leftovers(names: Iterable[str]) -> list[str]:
@@ -155,6 +163,8 @@ class FrontendRings:
         """The keys to write. The protocol is always said; a single page or queue is written the plain, older way."""
         keys = {"protocol": str(self.protocol), "feature-persistent": FLAG.write(self.persistent),
                 "xenpv-notify-flag": FLAG.write(self.notify_flag)}
+        if self.stamp is not None:
+            keys["xenpv-stamp"] = self.stamp
         if self.order:
             keys["ring-page-order"] = str(self.order)
         if len(self.queues) > 1:
@@ -168,6 +178,13 @@ class FrontendRings:
             keys |= {prefix + name: str(ref) for name, ref in zip(names, queue.refs, strict=True)}
             keys[f"{prefix}event-channel"] = str(queue.port)
         return keys
+
+
+def agreed_stamp(adverts: BackendAdverts, rings: FrontendRings) -> str | None:
+    """The unit of the stamps on these rings, or None: without both ends' word, and in the 32-bit ABI, there are none."""
+    if adverts.stamp is None or rings.stamp is None or rings.protocol is Protocol.X86_32:
+        return None
+    return None if rings.stamp == "us" and adverts.stamp != "us" else rings.stamp
 
 
 def _parse_ring(values: Values, where: str, prefix: str, order: int | None) -> RingKeys:
@@ -197,6 +214,11 @@ def _required(values: Values, where: str, name: str, kind: Number) -> int:
 def _flag(values: Values, where: str, name: str) -> bool:
     value = values.get(name)
     return value is not None and FLAG.read(where, name, value)
+
+
+def _stamp(values: Values, where: str) -> str | None:
+    value = values.get("xenpv-stamp")
+    return None if value is None else STAMP.read(where, "xenpv-stamp", value)
 
 
 def _no_two_alike(where: str, what: str, numbers: list[int]) -> None:

@@ -1,0 +1,115 @@
+"""Stamped requests between a `Disk` and a backend, with a publisher of dom0's time, over the emulated Xen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_disk import PATTERN, SIZE, World, bare
+from xenpv.domain import Domain
+from xenpv.errors import DeviceError, TimeAbsentError, UsageError
+from xenpv.timepage import Publisher
+from xenpv_backend.daemon import Backend
+from xenpv_backend.options import BackendOptions
+from xenpv_frontend.disk import Disk
+from xenpv_frontend.queue import Sample
+
+__all__ = ["bare"]
+
+
+@contextmanager
+def serving(dom0: Domain, run: Path, stamp: str) -> Iterator[Backend]:
+    backend = Backend(dom0, run, BackendOptions(spin_us=0, stamp=stamp))
+    thread = threading.Thread(target=backend.serve)
+    thread.start()
+    try:
+        yield backend
+    finally:
+        backend.stop()
+        thread.join()
+        backend.close()
+
+
+@contextmanager
+def publishing(dom0: Domain) -> Iterator[Publisher]:
+    with Publisher(dom0) as publisher:
+        thread = threading.Thread(target=publisher.serve)
+        thread.start()
+        try:
+            yield publisher
+        finally:
+            publisher.stop()
+            thread.join()
+
+
+def in_order(sample: Sample, slack: int) -> bool:
+    stages = sample[:6]
+    return all(later - earlier >= -slack for earlier, later in zip(stages, stages[1:], strict=False))
+
+
+@pytest.mark.parametrize(("unit", "slack"), [("tick", 1), ("us", 1000)])
+def test_every_request_has_its_stages(bare: World, unit: str, slack: int) -> None:
+    bare.attach()
+    with ExitStack() as stack:
+        stack.enter_context(publishing(bare.dom0))
+        backend = stack.enter_context(serving(bare.dom0, bare.run, unit))
+        with Disk.open(bare.guest, stamp=unit) as disk:
+            assert disk.read(0, SIZE) == PATTERN
+            samples, counters = disk.samples(), disk.stats()
+            device, = backend._list({})["devices"]
+        assert len(samples) == counters.requests == counters.stages + counters.stages_unknown
+        assert counters.stages_wrong == 0 and counters.stages > 0
+        assert all(in_order(sample, slack) for sample in samples if sample.known)
+        ours, = device["counters"]
+        assert device["stamp"] == unit
+        assert ours["stamps"] + ours["stamps_absent"] == counters.requests and ours["stamps_future"] == 0
+
+
+def test_off_by_default(bare: World) -> None:
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest) as disk:
+        assert disk.read(0, 4096) == PATTERN[:4096]
+        assert disk.samples() == [] and disk.stats().stages == 0
+
+
+@pytest.mark.parametrize(("offered", "wanted"), [("off", "tick"), ("off", "us"), ("tick", "us")])
+def test_a_unit_that_is_not_offered_is_refused_in_words(bare: World, offered: str, wanted: str) -> None:
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, offered):
+        with pytest.raises(DeviceError, match=f"offers no stamps in {wanted}"):
+            Disk.open(bare.guest, stamp=wanted)
+
+
+def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="tick") as disk:
+        disk.read(0, 4096)
+        assert disk.stats().stages == 1
+
+
+def test_nobody_publishes(bare: World) -> None:
+    bare.attach()
+    with serving(bare.dom0, bare.run, "tick"), pytest.raises(TimeAbsentError):
+        Disk.open(bare.guest, stamp="tick")
+
+
+@pytest.mark.parametrize("settings", [{"stamp": "ms"}, {"stamp": "us", "abi": 32}])
+def test_what_cannot_be_meant(bare: World, settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Disk.open(bare.guest, **settings)  # type: ignore[arg-type]
+
+
+def test_a_publisher_that_ends_leaves_the_data_alone(bare: World) -> None:
+    bare.attach()
+    with serving(bare.dom0, bare.run, "tick"), ExitStack() as publishers:
+        publishers.enter_context(publishing(bare.dom0))
+        with Disk.open(bare.guest, stamp="tick") as disk:
+            disk.read(0, 4096)
+            publishers.close()
+            assert disk.read(0, SIZE) == PATTERN
+            counters = disk.stats()
+            assert counters.stages == 1 and counters.stages_unknown == counters.requests - 1
