@@ -8,7 +8,7 @@ from xenpv import __version__
 
 __all__ = ["PAGE", "versions"]
 
-PAGE: Final = 1
+PAGE: Final = 2
 """The version of a statistics page; a test holds it equal to the core's XENPV_STATS_VERSION."""
 
 
