@@ -11,11 +11,10 @@ ClosedError after close().
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -163,7 +162,7 @@ class Disk(Closing):
         found = self._reaper.samples()
         time = self._device.time
         if time is not None and self._device.stamp == "us":
-            with contextlib.suppress(TimePageError):  # the clocks stay tied as they were
+            with suppress(TimePageError):  # the clocks stay tied as they were
                 time.settle(fine=True)
                 if time.ahead_ns is not None:
                     self._reaper.set_ahead(time.ahead_ns)
