@@ -464,6 +464,6 @@ class Device:
         about = self._connection.describe()
         words = [f"{self._storage.name} ({'read-only, ' if self._storage.facts.readonly else ''}{self._storage.cache})",
                  f"{about['queues']} x {about['ring_entries']} entries", str(about["protocol"]), str(about["engine"])]
-        words += [name for name, there in (("notify-flag", about["notify_flag"]), ("persistent", about["persistent"]))
-                  if there]
+        words += [name for name, there in (("notify-flag", about["notify_flag"]), ("persistent", about["persistent"]),
+                                           (f"stamps in {about['stamp']}", about["stamp"])) if there]
         return ": " + ", ".join(words)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from xenpv.errors import DeviceError, TimeAbsentError, UsageError
 from xenpv.timepage import Publisher
 from xenpv_backend.daemon import Backend
 from xenpv_backend.options import BackendOptions
+from xenpv_backend.storage.base import StorageRequest
+from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
 from xenpv_frontend.queue import Sample
 
@@ -67,6 +70,44 @@ def test_every_request_has_its_stages(bare: World, unit: str, slack: int) -> Non
         ours, = device["counters"]
         assert device["stamp"] == unit
         assert ours["stamps"] + ours["stamps_absent"] == counters.requests and ours["stamps_future"] == 0
+
+
+class TimedStorage(MemoryStorage):
+    """Takes some milliseconds, and knows which."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE)
+        self.took: list[tuple[int, int]] = []
+        self._never = threading.Event()
+
+    def handle(self, requests: Sequence[StorageRequest]) -> None:
+        begun = time.monotonic_ns()
+        self._never.wait(0.003)
+        super().handle(requests)
+        self.took.append((begun, time.monotonic_ns()))
+
+
+def after(stamp: int, ns: int) -> int:
+    """Microseconds from a moment of CLOCK_MONOTONIC, which is dom0's here, to a stamp in microseconds."""
+    return (stamp - ns // 1000 + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def test_a_storage_that_takes_a_known_time(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = TimedStorage()
+    monkeypatch.setattr("xenpv_backend.device.open_storage", lambda *args, **more: storage)
+    bare.attach()
+    outside = []
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="us") as disk:
+        for _ in range(20):
+            begun = time.monotonic_ns()
+            disk.read(0, 512)
+            outside.append(time.monotonic_ns() - begun)
+        samples = disk.samples()
+    assert len(samples) == len(storage.took) == 20
+    for sample, (begun, ended), total in zip(samples, storage.took, outside, strict=True):
+        assert after(sample.start, begun) <= 0 <= after(sample.end, ended) + 1, "the storage's time lies in its stage"
+        assert sample.end - sample.start >= (ended - begun) // 1000 - 1
+        assert sample.reap - sample.submit <= total // 1000 + 1, "the whole lies in what was measured around it"
 
 
 def test_off_by_default(bare: World) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from xenpv.errors import RemoteProtocolError
 from xenpv.wire.blkif import MAX_INDIRECT_SEGMENTS, Protocol
 from xenpv.xenbus import (MAX_PORT, MAX_QUEUES, MAX_SECTORS, BackendAdverts, BackendNode, DiskFacts, FrontendNode,
-                          FrontendRings, RingKeys, VbdPlace, XenbusState, default_protocol, vbd_nodes)
+                          FrontendRings, RingKeys, VbdPlace, XenbusState, agreed_stamp, default_protocol, vbd_nodes)
 
 PLACE = VbdPlace(0, 5, 51712)
 U32 = (1 << 32) - 1
@@ -346,3 +346,24 @@ def test_no_path_of_a_vbds_backend(path: str) -> None:
 
 def test_a_backend_of_another_kind_has_its_place() -> None:
     assert VbdPlace.of_backend("/local/domain/0/backend/vbd3/5/51712") == VbdPlace(0, 5, 51712, "vbd3")
+
+
+@pytest.mark.parametrize(("offered", "taken", "protocol", "unit"), [
+    (None, None, Protocol.X86_64, None), ("us", None, Protocol.X86_64, None), (None, "us", Protocol.X86_64, None),
+    ("us", "us", Protocol.X86_64, "us"), ("us", "tick", Protocol.ARM, "tick"), ("tick", "tick", Protocol.X86_64, "tick"),
+    ("tick", "us", Protocol.X86_64, None), ("us", "us", Protocol.X86_32, None)])
+def test_stamps_are_what_both_ends_say(offered: str | None, taken: str | None, protocol: Protocol,
+                                       unit: str | None) -> None:
+    adverts = BackendAdverts.parse(stored(BackendAdverts(stamp=offered).to_keys()))
+    rings = FrontendRings.parse(stored(FrontendRings((RingKeys((8,), 3),), protocol, stamp=taken).to_keys()))
+    assert agreed_stamp(adverts, rings) == unit
+
+
+@pytest.mark.parametrize("value", [b"", b"1", b"ms", b"us ", b"tick,us"])
+def test_a_unit_that_nobody_knows_is_refused(value: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match="tick or us"):
+        FrontendRings.parse(RINGS | {"xenpv-stamp": value})
+
+
+def test_what_a_stamping_frontend_left_is_removed() -> None:
+    assert "xenpv-stamp" in FrontendRings.leftovers(["xenpv-stamp", "state"])

@@ -40,7 +40,8 @@ class FakeConnection:
 
     def describe(self) -> dict[str, Any]:
         return {"queues": len(self.agreement.rings.queues), "ring_entries": 32, "protocol": "x86_64-abi",
-                "engine": "none", "notify_flag": self.agreement.notify_flag, "persistent": self.agreement.persistent}
+                "engine": "none", "notify_flag": self.agreement.notify_flag, "persistent": self.agreement.persistent,
+                "stamp": self.agreement.stamp}
 
     def close(self, *, keep: bool) -> None:
         self.closed.append(keep)
