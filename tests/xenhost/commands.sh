@@ -36,7 +36,7 @@ scenario "a disk that xl attached by itself is xl's to take away, and the kernel
 guest_config kernels guest_hot.sh
 xl create -q -p /tmp/kernels.cfg
 loop=$(losetup -f --show /tmp/a.img)
-xl block-attach kernels "phy:$loop,xvda,w"
+xl block-attach kernels "$(kernel_disk "$loop" xvda)"
 [ -n "$(kernel_devices)" ] || die "the kernel's backend has no disk"
 xl unpause kernels
 guest_says kernels "guest: reading" 120

@@ -63,14 +63,6 @@ xl destroy uneven
 
 scenario "a disk is detached under I/O: it ends for the guest as with the kernel's backend, and what was written stands"
 guest_config detach guest_detach.sh
-# xl's own script for the kernel's backend takes some 80 processes: too long on a busy machine, where libxl gives it 40 s.
-cat >/tmp/block-kernel <<'END'
-#!/bin/sh
-[ "$1" = add ] || exit 0
-xenstore-write "$XENBUS_PATH/physical-device" "$(stat -L -c %t:%T "$(xenstore-read "$XENBUS_PATH/params")")" \
-    "$XENBUS_PATH/hotplug-status" connected
-END
-chmod +x /tmp/block-kernel
 xl create -q /tmp/detach.cfg
 domid=$(xl domid detach)
 guest_says detach "guest: up" 120
@@ -88,7 +80,7 @@ detached_by() {
     found=$(tr -d '\000' </tmp/a.img | wc -c)
     [ "$found" -ge $((blocks * 16384)) ] || die "only $found bytes of $blocks blocks are on the image"
 }
-detached_by xl "script=/tmp/block-kernel,vdev=xvdb,target=$disk"
+detached_by xl "$(kernel_disk "$disk" xvdb)"
 detached_by xl "script=block-xenpv,vdev=xvdb,target=$disk"
 detached_by xenpv "$disk,,xvdb"
 xl destroy detach
