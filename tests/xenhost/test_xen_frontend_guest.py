@@ -58,8 +58,10 @@ for disk in DISKS; do
     echo "guest: $disk after kill $(xenpv disk read $disk | sum)"
     case $disk in xvdb) devid=51728 ;; *) devid=51744 ;; esac
     echo "guest: $disk state $(xenstore-read device/vbd/$devid/state)"
+    echo "guest: $disk waits"
     until [ -b /dev/$disk ]; do sleep 0.1; done
     echo "guest: $disk again $(sum </dev/$disk)"
+    echo "guest: $disk done"
 done
 """
 
@@ -90,11 +92,12 @@ def test_a_guest_takes_its_disks(images: dict[str, Path], guest: Callable[..., G
     script = SCRIPT.replace("DISKS", "xvdb xvdc")
     made = guest("frontend", script, [specs["qdisk"]], QEMU_ROOT)  # a guest's QEMU is started with the guest alone
     run("xl", "block-attach", "frontend", specs["blkback"])
-    assert "root 1 xenpv: /dev/xvdy is in use" in made.wait("guest: root")
+    # A line is there as a whole when the next one has begun.
+    assert "root 1 xenpv: /dev/xvdy is in use" in made.wait("guest: xvdb kernel")
     written = PATTERN[:4096] + TEXT + PATTERN[4096 + len(TEXT):]
     for kind in KINDS:
         vdev = VDEV[kind]
-        said = made.wait(f"guest: {vdev} state", 600)
+        said = made.wait(f"guest: {vdev} waits", 600)
         assert f"guest: {vdev} kernel {sha(PATTERN)}" in said
         assert f"guest: {vdev} refused 1 xenpv: {vdev}: the kernel of this domain has it as /dev/{vdev}" in said
         assert f"guest: {vdev} ours {sha(PATTERN)}" in said
@@ -105,7 +108,7 @@ def test_a_guest_takes_its_disks(images: dict[str, Path], guest: Callable[..., G
         # As it was told.
         run("xl", "block-detach", "frontend", vdev)
         run("xl", "block-attach", "frontend", specs[kind])
-        assert f"guest: {vdev} again {sha(written)}" in made.wait(f"guest: {vdev} again", 300)
+        assert f"guest: {vdev} again {sha(written)}" in made.wait(f"guest: {vdev} done", 300)
     assert "guest: exit 0" in made.wait("guest: exit")
     assert "BUG:" not in made.said()
     until(lambda: subprocess.run(["xl", "domid", "frontend"], capture_output=True).returncode != 0, "the guest's end", 60)
