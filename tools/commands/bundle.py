@@ -11,7 +11,7 @@ import click
 from xenpv.errors import BundleError, UsageError
 from xenpv.wire.bundle import DEFAULT_ALIGN, DEFAULT_INDEX_SIZE, Index, check_settings
 
-from ..bundle import actions
+from ..bundle import actions, bootloader
 from ..bundle.inputs import Input, Wanted, check_cmdline, check_names, opened, parse_image, read_manifest
 from ..bundle.medium import FileMedium
 from ..bundle.reader import Bundle, open_bundle
@@ -242,3 +242,6 @@ def diff(session: Session, old: str, new: str) -> None:
 def script() -> None:
     """The extractor for guests, a POSIX shell script, to standard output."""
     click.echo(actions.shell_extractor(), nl=False)
+
+
+command.add_command(bootloader.command)

@@ -20,15 +20,16 @@ SYSTEMD = Path("/run/systemd/system")
 
 @click.group("host")
 def command() -> None:
-    """Put or remove what stock xl needs here: the script block-xenpv, and a service for the backend."""
+    """Put or remove what stock xl needs here: the script block-xenpv, a boot loader, and a service for the backend."""
 
 
 @command.command()
 @verb(dry_run=True)
 def install(session: Session) -> None:
-    """Put xl's script and the backend's service, and start it where systemd runs.
+    """Put xl's script, its boot loader and the backend's service, and start it where systemd runs.
 
-    Then xl gives a disk to our backend with disk = ["script=block-xenpv,vdev=xvda,target=/srv/guest.img"].
+    Then xl gives a disk to our backend with disk = ["script=block-xenpv,vdev=xvda,target=/srv/guest.img"], and boots
+    from a boot bundle with bootloader = "xenpv-bootloader".
     """
     files = host_files(command=service_command())
     if session.dry_run:

@@ -20,10 +20,11 @@ from typing import Final
 
 from xenpv.errors import HypervisorError
 
-__all__ = ["HostFile", "SERVICE", "host_files", "install", "service_command", "uninstall"]
+__all__ = ["BOOTLOADER", "HostFile", "SERVICE", "host_files", "install", "service_command", "uninstall"]
 
 INSIDE: Final = Path(__file__).resolve().parent / "inside"
 SERVICE: Final = "xenpv-backend.service"
+BOOTLOADER: Final = "xenpv-bootloader"
 _MARK: Final = b"xenpv"
 
 
@@ -62,10 +63,17 @@ def service_command() -> list[str]:
 
 
 def host_files(root: Path = Path("/"), command: Sequence[str] = ("xenpv",)) -> list[HostFile]:
-    """What is installed below `root`; the service runs `command`."""
-    unit = (INSIDE / SERVICE).read_text().replace("@XENPV@", shlex.join(command))
+    """What is installed below `root`; boot loader and service run `command`. The service is the last.
+
+    xl looks for a boot loader that is no path among its own programs, then in $PATH, which has /usr/local/sbin for root and
+    for services.
+    """
+    def filled(name: str) -> bytes:
+        return (INSIDE / name).read_text().replace("@XENPV@", shlex.join(command)).encode()
+
     return [HostFile(root / "etc/xen/scripts/block-xenpv", (INSIDE / "block-xenpv").read_bytes(), 0o755),
-            HostFile(root / "etc/systemd/system" / SERVICE, unit.encode(), 0o644)]
+            HostFile(root / "usr/local/sbin" / BOOTLOADER, filled(BOOTLOADER), 0o755),
+            HostFile(root / "etc/systemd/system" / SERVICE, filled(SERVICE), 0o644)]
 
 
 def install(files: Sequence[HostFile]) -> list[Path]:

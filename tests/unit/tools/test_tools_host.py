@@ -24,8 +24,10 @@ def test_install_writes_each_file_once(files: list[HostFile]) -> None:
 
 def test_xls_script_may_be_run_and_the_service_names_the_program(files: list[HostFile]) -> None:
     install(files)
-    script, service = (file.path for file in files)
-    assert script.stat().st_mode & 0o777 == 0o755
+    script, bootloader, service = (file.path for file in files)
+    for program in (script, bootloader):
+        assert program.stat().st_mode & 0o777 == 0o755
+    assert "\nexec '/usr/bin/a program' -m xenpv_tools bundle bootloader \"$@\"\n" in bootloader.read_text()
     assert "\nExecStart='/usr/bin/a program' -m xenpv_tools --hypervisor xen: backend run\n" in service.read_text()
 
 
