@@ -31,6 +31,8 @@ class DomainConfig:
     exec: tuple[str, ...] = ()
     """The program that is the domain, and its arguments; empty: a domain without a process."""
     ignored: tuple[str, ...] = ()
+    cmdline: str = ""
+    """The kernel's command line, as xl puts it together from cmdline, root and extra (xl.cfg(5))."""
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "disk": [disk.to_json() for disk in self.disks], "xenpv_exec": list(self.exec)}
@@ -85,7 +87,9 @@ def _config(values: dict[str, tuple[int, Any]], where: str) -> DomainConfig:
     except UsageError as error:
         raise UsageError(f"{where} line {line}: {error}") from None
     _, argv = strings("xenpv_exec")
-    return DomainConfig(name, disks, argv, tuple(values))
+    given = {key: str(values.get(key, (0, ""))[1]) for key in ("cmdline", "root", "extra")}
+    cmdline = given["cmdline"] or " ".join([f"root={given['root']}"] * bool(given["root"]) + [given["extra"]])
+    return DomainConfig(name, disks, argv, tuple(values), cmdline.strip())
 
 
 def read_config(path: str, extra: Sequence[str] = ()) -> DomainConfig:

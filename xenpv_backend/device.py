@@ -27,6 +27,7 @@ from .log import VbdLog
 from .options import BackendOptions
 from .queue import Queue
 from .storage import Storage, StorageBusyError, open_storage
+from .storage.bundle import BUNDLE_KEY, bundle_id
 
 STEPS_PER_TURN = 6
 """Steps before the other vbds have their turn."""
@@ -338,7 +339,8 @@ class Device:
         waiting = (XenbusState.INIT_WAIT, XenbusState.INITIALISED)
         if now.own in waiting and not now.announced and self._standing_adverts() is not None:
             return {}
-        return self._adverts(storage).to_keys()
+        bundle = bundle_id(storage)
+        return {**self._adverts(storage).to_keys(), **({} if bundle is None else {BUNDLE_KEY: str(bundle)})}
 
     def _rings(self, adverts: BackendAdverts) -> FrontendRings:
         """What the frontend published. What the kernel's own backend may have offered it before us is accepted too."""

@@ -17,7 +17,7 @@ from tests.support.bundles import opened
 from xenpv.errors import BundleError
 from xenpv.wire.bundle import partition_id
 from xenpv_tools import cli
-from xenpv_tools.bundle.actions import shell_extractor
+from xenpv_tools.bundle.actions import shell_script
 from xenpv_tools.bundle.reader import open_bundle
 
 Requires = Callable[[str], str]
@@ -142,7 +142,7 @@ def extractor(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path
     """`extractor("list", path)`: exit status, stdout, stderr. With busybox, none but its own programs are there."""
     program = requires(request.param)
     script = tmp_path / "xenpv-extract"
-    script.write_text(shell_extractor())
+    script.write_text(shell_script("extract"))
     environment = {**os.environ}
     argv = [program, str(script)]
     if request.param == "busybox":

@@ -18,7 +18,7 @@ from .reader import Bundle
 from .signing import Checker, load_checker
 from .verify import Verdict, judge_images, judge_index
 
-__all__ = ["diff", "extract", "image_rows", "image_table", "ls", "shell_extractor", "verify"]
+__all__ = ["diff", "extract", "image_rows", "image_table", "ls", "shell_script", "verify"]
 
 
 def image_rows(images: Sequence[Image]) -> list[dict[str, Any]]:
@@ -98,9 +98,9 @@ def diff(session: Session, old: Index, new: Index) -> bool:
     return not rows
 
 
-def shell_extractor() -> str:
-    """The POSIX shell script by which a guest without Python lists, checks and extracts."""
-    return (resources.files(__package__) / "inside" / "xenpv-extract").read_text(encoding="ascii")
+def shell_script(name: str) -> str:
+    """A POSIX shell script for guests without Python: ``extract`` lists, checks and extracts, ``root`` mounts a root."""
+    return (resources.files(__package__) / "inside" / f"xenpv-{name}").read_text(encoding="ascii")
 
 
 def _judge(bundle: Bundle, check: Checker | None) -> tuple[list[Verdict], list[Verdict]]:

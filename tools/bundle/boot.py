@@ -14,23 +14,31 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from xenpv.closing import Closing
-from xenpv.errors import StorageError, UsageError
-from xenpv.wire.bundle import Image
+from xenpv.errors import BundleError, StorageError, UsageError
+from xenpv.wire.bundle import Image, Reason
 
+from ..config import DomainConfig
+from ..session import Session
+from ..vbds import Attachment
 from .extract import SparseFile
-from .reader import Bundle
+from .reader import Bundle, open_bundle
 
-__all__ = ["Boot", "choose", "Copies", "MAX_CMDLINE", "MAX_IMAGE"]
+__all__ = ["Boot", "booted", "choose", "Copies", "MAX_CMDLINE", "MAX_IMAGE"]
 
 MAX_CMDLINE: Final = 1023
 """Bytes of a PV guest's command line."""
 MAX_IMAGE: Final = 1 << 30
 """Bytes that libxenguest takes as a kernel or a ramdisk (XC_DOM_DECOMPRESS_MAX)."""
+
+_BOOTS: Final = frozenset({"kernel", "bootloader", "firmware"})
+"""Keys of xl's configuration that say what a guest boots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +136,39 @@ class Copies(Closing):
                 with suppress(OSError):
                     os.unlink(path)
             os.close(fd)
+
+
+@contextmanager
+def booted(session: Session, config: DomainConfig, disks: Sequence[Attachment]) -> Iterator[list[str]]:
+    """Assignments for xl's configuration that boot the guest from its first disk, if that is a bundle and nothing else does.
+
+    The copies that they name are there until the context ends. Raises UsageError, StorageError, BundleError.
+    """
+    with ExitStack() as stack:
+        bundle = None
+        if disks and disks[0].backend_domid == 0 and not _BOOTS.intersection(config.ignored):
+            bundle = _bundle_or_none(disks[0].target)
+        if bundle is None:
+            yield []
+            return
+        stack.enter_context(bundle)
+        boot = choose(bundle, arguments=config.cmdline)
+        copies = stack.enter_context(Copies(stack.enter_context(TemporaryDirectory(prefix="xenpv-boot-"))))
+        kernel, ramdisk = copies.fill(bundle, boot)
+        session.say(f"{config.name} boots from the bundle {bundle.id} in {disks[0].target}")
+        values = {"kernel": kernel, "ramdisk": ramdisk, "cmdline": boot.cmdline}
+        yield [f'{key}="{_quoted(value)}"' for key, value in values.items() if value is not None]
+
+
+def _bundle_or_none(path: str) -> Bundle | None:
+    try:
+        return open_bundle(path)
+    except BundleError as error:
+        if error.reason in (Reason.NO_INDEX, Reason.TOO_SHORT, Reason.FOREIGN):
+            return None
+        raise
+
+
+def _quoted(text: str) -> str:
+    """For a text in double quotes in xl's configuration, which may not hold one (libxlu_cfg_l.l, xlu__cfgl_dequote)."""
+    return text.replace("\\", "\\\\").replace('"', "\\x22")

@@ -14,6 +14,7 @@ from xenpv.wire.bundle import DEFAULT_ALIGN, DEFAULT_INDEX_SIZE, Index, check_se
 from ..bundle import actions, bootloader
 from ..bundle.inputs import Input, Wanted, check_cmdline, check_names, opened, parse_image, read_manifest
 from ..bundle.medium import FileMedium
+from ..bundle.ramdisk import make_ramdisk
 from ..bundle.reader import Bundle, open_bundle
 from ..bundle.signing import Signer, load_signer
 from ..bundle.source import FileSource
@@ -239,9 +240,26 @@ def diff(session: Session, old: str, new: str) -> None:
 
 
 @command.command()
-def script() -> None:
-    """The extractor for guests, a POSIX shell script, to standard output."""
-    click.echo(actions.shell_extractor(), nl=False)
+@click.argument("which", type=click.Choice(["extract", "root"]), default="extract")
+def script(which: str) -> None:
+    """A POSIX shell script for guests, to standard output: xenpv-extract, or xenpv-root for their ramdisk."""
+    click.echo(actions.shell_script(which), nl=False)
+
+
+@command.command()
+@click.argument("bundle")
+@click.argument("output")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--ramdisk", default="", metavar="NAME", help="The ramdisk's image. Default: the first of its kind.")
+@verb(json=True, force="Also over a file that is there.")
+def ramdisk(session: Session, bundle: str, output: str, names: tuple[str, ...], ramdisk: str) -> None:
+    """Make OUTPUT, a ramdisk that has images of a bundle in its directory /xenpv: those named, or all but what boots.
+
+    For guests that get no disk. At most 1 GiB in all, which is what Xen's tools load.
+    """
+    with open_bundle(bundle) as opened_bundle:
+        size = make_ramdisk(opened_bundle, output, names, ramdisk=ramdisk, overwrite=session.force)
+    session.show({"size": size}, f"{output}: {size} bytes")
 
 
 command.add_command(bootloader.command)

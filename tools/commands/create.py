@@ -10,6 +10,7 @@ from xenpv.domain import Domain
 from xenpv.errors import UsageError
 
 from .. import toolstack
+from ..bundle.boot import booted
 from ..config import DomainConfig, read_config
 from ..domains import Domains
 from ..session import Session, verb
@@ -28,7 +29,8 @@ def command(session: Session, config: str, extra: tuple[str, ...], paused: bool)
     On the emulated Xen a domain is a process: xenpv_exec = ["program", "argument"] runs with the domain's identity
     ($XENPV_HYPERVISOR names its place). It starts in the present directory once every disk has its backend.
 
-    On Xen it is what xl makes of CFG: `xl create` without the disks, which our backend gets, then `xl unpause`.
+    On Xen it is what xl makes of CFG: `xl create` without the disks, which our backend gets, then `xl unpause`. Without a
+    kernel in CFG, the first disk may be a boot bundle: kernel, ramdisk and command line come from there.
     """
     domains = session.domains()
     wanted = read_config(config, extra)
@@ -47,7 +49,8 @@ def command(session: Session, config: str, extra: tuple[str, ...], paused: bool)
         disks = prepare(wanted.disks, domains)
         warn_without_backend(session, disks)
         if isinstance(domains, XlDomains):
-            domid = _create_by_xl(domains, dom0, wanted.name, (config, extra), disks, paused)
+            with booted(session, wanted, disks) as assignments:
+                domid = _create_by_xl(domains, dom0, wanted.name, (config, (*extra, *assignments)), disks, paused)
         else:
             domid = _create(domains, dom0, wanted, disks, paused)
     session.show({"domid": domid, "name": wanted.name}, f"domain {domid} ({wanted.name}) is there")
@@ -71,7 +74,8 @@ def _check_for_xl(config: str, wanted: DomainConfig) -> None:
     """Raises UsageError for what xl cannot do while the disks are not there yet."""
     if "bootloader" in wanted.ignored:
         raise UsageError(f"{config}: bootloader= reads the disk before the domain is there: write "
-                         "script=block-xenpv into disk= and use `xl create` (`xenpv host install` puts the script)")
+                         "script=block-xenpv into disk= and use `xl create` (`xenpv host install` puts the script), or "
+                         "leave bootloader= out where the disk is a boot bundle")
     if wanted.exec:
         raise UsageError(f"{config}: xenpv_exec is for the emulated Xen: leave it out")
 
