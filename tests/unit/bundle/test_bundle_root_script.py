@@ -1,4 +1,4 @@
-"""xenpv-root, the script for a guest's ramdisk: its parts, in this machine's shells. Mounting is tests/xenhost/bundle_boot.sh's."""
+"""xenpv-root, the script for a guest's ramdisk: its parts, in shells. Mounting is tests/xenhost/bundle_boot.sh's to try."""
 
 from __future__ import annotations
 
