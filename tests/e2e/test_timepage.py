@@ -100,8 +100,12 @@ def test_who_has_read_is_subscribed_no_more(xenpv: Command) -> None:
     ("tear", "torn"), ("freeze", "frozen"), ("jump-forward", "jump"), ("jump-back", "back"), ("wrap", "wrap"),
     ("kill", "dead"), ("migrate", "migrated")])
 def test_the_doctor_names_each_fault(xenpv: Command, fault: str, name: str) -> None:
-    with publishing(xenpv, "--fault", fault, "--fault-after", "0.6"):
-        status, found = doctor(xenpv, "--seconds", "1.6")
+    with publishing(xenpv, "--fault", fault) as publisher, subprocess.Popen(
+            [*xenpv.argv, *guest(xenpv), "time", "doctor", "--json", "--seconds", "1.2"], env=xenpv.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None and "watching" in process.stderr.readline()
+        publisher.send_signal(signal.SIGUSR1)
+        status, found = process.wait(60), json.loads(process.communicate()[0])
     names = {each["name"] for each in found["findings"]}
     assert name in names, found
     assert status == 1 or fault == "wrap"

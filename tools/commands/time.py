@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -54,10 +56,11 @@ def _only_publisher(directory: Path) -> Iterator[None]:
               help="Readers take a page whose tick is older for stale.")
 @click.option("--fault", type=click.Choice([fault.value for fault in Fault]),
               help="For tests: do this to every page that ticks.")
-@click.option("--fault-after", type=click.FloatRange(0), default=2.0, show_default=True, metavar="S",
-              help="When, after the first page ticks.")
+@click.option("--fault-after", type=click.FloatRange(0), metavar="S",
+              help="When, after the first page ticks; without it, on SIGUSR1.")
 @verb(dry_run=True)
-def publish(session: Session, /, max_age_ms: int, fault: str | None, fault_after: float) -> None:
+def publish(session: Session, /, max_age_ms: int, fault: str | None,
+            fault_after: float | None) -> None:
     """In dom0: publish the kernel's tick until SIGTERM.
 
     Each domain that subscribes gets a page of its own, read-only. While nobody is subscribed nothing ticks.
@@ -82,12 +85,14 @@ def publish(session: Session, /, max_age_ms: int, fault: str | None, fault_after
         notify_service_manager("STOPPING=1")
 
 
-def _serve_with(publisher: Publisher, fault: Fault, after: float) -> None:
+def _serve_with(publisher: Publisher, fault: Fault, after: float | None) -> None:
+    asked = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: asked.set())
     while not publisher.pages and not publisher.stopping:
         publisher.turn()
-    deadline = time.monotonic() + after
-    while not publisher.stopping and (left := deadline - time.monotonic()) > 0:
-        publisher.turn(left)
+    deadline = math.inf if after is None else time.monotonic() + after
+    while not publisher.stopping and not asked.is_set() and (left := deadline - time.monotonic()) > 0:
+        publisher.turn(min(left, 0.05))
     inject(publisher, fault)
 
 
@@ -184,7 +189,8 @@ def doctor(session: Session, seconds: float, wait: float) -> None:
             reader.wait(wait)
         except TimePageError:
             pass  # what is watched now shows it in more detail
-        findings = judge(observe(lambda: find_page(domain), seconds))
+        findings = judge(observe(lambda: find_page(domain), seconds,
+                                 begun=lambda: session.say(f"watching the page for {seconds:g} s")))
         if reader.view is not None and reader.view.tick() is not None:
             cost = reader.view.measure()
             beside = against_kernel(reader.view, Kernel()) if domain.domid == 0 else None

@@ -50,8 +50,11 @@ class Observation:
 
 
 def observe(locate: Callable[[], PageView], seconds: float, *, clock: Callable[[], int] = time.monotonic_ns,
-            sleep: Callable[[float], None] = time.sleep) -> list[Observation]:
-    """Look at the page again and again for `seconds`, and at its successor once it is dead."""
+            sleep: Callable[[float], None] = time.sleep, begun: Callable[[], None] = lambda: None) -> list[Observation]:
+    """Look at the page again and again for `seconds`, and at its successor once it is dead.
+
+    `begun` is called after the first look.
+    """
     found: list[Observation] = []
     deadline = clock() + int(seconds * 1e9)
     view: PageView | None = None
@@ -65,6 +68,8 @@ def observe(locate: Callable[[], PageView], seconds: float, *, clock: Callable[[
             except TimePageError as trouble:
                 error = trouble
             found.append(Observation(now, copy, error))
+            if len(found) == 1:
+                begun()
             if view is not None and not view.alive():
                 view.close()
                 view = None
