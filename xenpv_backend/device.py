@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from xenpv.domain import Store, Transaction
 from xenpv.errors import (DeviceError, HypervisorError, NoEntryError, RemoteProtocolError, StorageError, StoreError,
                           XenpvError)
+from xenpv.timepage import own_clock_is_cheap
 from xenpv.wire.blkif import DiskInfo
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, BackendNode, DiskFacts, FrontendNode,
                           FrontendRings, Role, Situation, Step, VbdPlace, XenbusState, next_step, parse_state)
@@ -69,6 +70,13 @@ class Connects(Protocol):
     def connect(self, agreement: Agreement) -> Attached: ...
 
     def forget(self, place: VbdPlace) -> None: ...
+
+
+def _stamp(wanted: str) -> str | None:
+    """The unit of stamps to offer: microseconds only where this end's clock is cheap enough to be looked at."""
+    if wanted == "us" and not own_clock_is_cheap():
+        return "tick"
+    return None if wanted == "off" else wanted
 
 
 class Device:
@@ -318,7 +326,7 @@ class Device:
             persistent=options.persistent, flush_cache=facts.flush, discard=discard,
             discard_granularity=(facts.discard_granularity or None) if discard else None,
             discard_alignment=facts.discard_alignment if discard else None, notify_flag=options.notify_flag,
-            stamp=None if options.stamp == "off" else options.stamp)
+            stamp=_stamp(options.stamp))
 
     def _standing_adverts(self) -> BackendAdverts | None:
         """What a predecessor of ours has offered, None when nobody of ours was here."""

@@ -22,7 +22,7 @@ from xenpv.domain import Domain, EventChannel, SharedPages, Store, Transaction
 from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, UsageError,
                           XenpvError)
 from xenpv.ring import DEFAULT_SPIN_NS, initialise
-from xenpv.timepage import Reader, open_reader
+from xenpv.timepage import Reader, open_reader, own_clock_is_cheap
 from xenpv.wire.blkif import Protocol, ring_entries
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings,
                           RingKeys, Role, Situation, Step, VbdPlace, Wish, XenbusState, next_step, parse_state,
@@ -355,6 +355,8 @@ class Device:
         """The clock of stamps: the page that ticks now, and for microseconds the two clocks tied. Raises TimePageError."""
         if self.stamp is None:
             return
+        if self.stamp == "us" and not own_clock_is_cheap():
+            raise DeviceError(f"{self.name}: this domain's CLOCK_MONOTONIC costs more than a microsecond: stamp in ticks")
         if self.time is not None:
             self.time.close()
             self.time = None

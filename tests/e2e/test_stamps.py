@@ -125,6 +125,18 @@ def test_a_unit_that_is_not_offered_is_refused_in_words(bare: World, offered: st
             Disk.open(bare.guest, stamp=wanted)
 
 
+def test_microseconds_need_a_cheap_clock(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), monkeypatch.context() as patch:
+        patch.setattr("xenpv_frontend.device.own_clock_is_cheap", lambda: False)
+        with pytest.raises(DeviceError, match="stamp in ticks"):
+            Disk.open(bare.guest, stamp="us")
+    monkeypatch.setattr("xenpv_backend.device.own_clock_is_cheap", lambda: False)
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"):
+        with pytest.raises(DeviceError, match="offers no stamps in us"):
+            Disk.open(bare.guest, stamp="us")
+
+
 def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
     bare.attach()
     with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="tick") as disk:

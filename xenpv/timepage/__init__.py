@@ -7,9 +7,10 @@ is made of.
 from .clock import OwnClock
 from .health import Finding, Level, Observation, against_kernel, judge, observe
 from .kernel import Kernel
+from .page import own_clock_is_cheap
 from .publisher import Publisher
 from .reader import Epoch, Reader, Reading
 from .subscription import find_page, open_reader
 
 __all__ = ["Epoch", "Finding", "Kernel", "Level", "Observation", "OwnClock", "Publisher", "Reader", "Reading",
-           "against_kernel", "find_page", "judge", "observe", "open_reader"]
+           "against_kernel", "find_page", "judge", "observe", "open_reader", "own_clock_is_cheap"]
