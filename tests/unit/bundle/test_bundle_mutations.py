@@ -166,8 +166,9 @@ def test_a_few_thousand(tmp_path: Path) -> None:
 
 
 @pytest.mark.stress
-def test_a_hundred_thousand(tmp_path: Path) -> None:
-    mutate(tmp_path, 100_000, seed=2)
+def test_many(tmp_path: Path) -> None:
+    """XENPV_MUTANTS=100000 is what a release is tried with: half an hour."""
+    mutate(tmp_path, int(os.environ.get("XENPV_MUTANTS", "10000")), seed=2)
 
 
 def test_repair_and_replace_mend_or_refuse() -> None:
