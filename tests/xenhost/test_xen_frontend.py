@@ -104,8 +104,9 @@ def test_discard(stock: Stock, domain: Domain) -> None:
     assert os.stat(stock.image).st_blocks * 512 <= SIZE - (2 << 20) + (64 << 10)
 
 
-def test_a_read_only_disk(kind: str, image: Path, until: Until, domain: Domain) -> None:
-    with attached(kind, image, until, vdev="xvdd", mode="r") as stock, open_disk(domain, stock.vdev, take=True) as disk:
+def test_a_read_only_disk(image: Path, until: Until, domain: Domain) -> None:
+    """Of blkback alone: QEMU 7.2 fails on one ("Block node is read-only")."""
+    with attached("blkback", image, until, vdev="xvdd", mode="r") as stock, open_disk(domain, stock.vdev, take=True) as disk:
         assert disk.readonly and sha_of(disk) == sha(PATTERN)
         with pytest.raises(DiskError, match="read-only"):
             disk.write(0, bytes(512))

@@ -18,8 +18,9 @@ SIZE = 8 << 20
 PATTERN = random.Random(7).randbytes(SIZE)
 TEXT = "".join(f"{number}\n" for number in range(1, 20000)).encode()[:65536]
 
-# xl runs no script for these, and so none at once with another, which may take a slow host longer than their 10 s.
-QEMU_ROOT = Kind(512, tuple(f"format=raw,vdev={vdev},access=r,backendtype=qdisk,target=/dev/{disk}"
+# xl runs no script for these, and so none at once with another, which may take a slow host longer than their 10 s. QEMU 7.2
+# refuses a read-only one ("Block node is read-only"); the guest only reads.
+QEMU_ROOT = Kind(512, tuple(f"format=raw,vdev={vdev},access=w,backendtype=qdisk,target=/dev/{disk}"
                             for vdev, disk in (("xvdy", "vdd"), ("xvdz", "vde"))), PYTHON.options)
 VDEV = {"blkback": "xvdb", "qdisk": "xvdc"}
 
