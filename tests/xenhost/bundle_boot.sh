@@ -122,6 +122,7 @@ printf X | dd of=/tmp/boot/damaged.xpb bs=1 seek=$((1048576 + 5000)) conv=notrun
 boot_config damaged "/tmp/boot/damaged.xpb,raw,xvda,r" 'bootloader = "xenpv-bootloader"'
 ! xl create -q /tmp/boot/damaged.cfg 2>/tmp/boot/damaged.err || die "a damaged kernel was booted"
 cat /tmp/boot/damaged.err
+grep -hq "kernel is damaged" /var/log/xen/bootloader.*.log || die "the boot loader's log does not say why"
 xenpv bundle create /tmp/boot/other.xpb root=/tmp/boot/root.img --cmdline "other"
 boot_config other "script=block-xenpv,vdev=xvda,access=ro,target=/tmp/boot/other.xpb" "kernel = \"/tmp/boot/vmlinuz\"
 ramdisk = \"/tmp/boot/initrd\"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
@@ -27,6 +28,9 @@ from .reader import Bundle
 from .source import FileSource
 
 __all__ = ["command", "drop_rights", "FORMATS"]
+
+DEVICE_PATIENCE = 5.0
+"""Seconds for a device's node to appear."""
 
 
 def _simple(kernel: str, ramdisk: str | None, arguments: str, end: str) -> str:
@@ -91,7 +95,14 @@ def drop_rights(user: str) -> None:
         raise UsageError(f"--runas: cannot become user {user}: {error}") from None
 
 
-def _nothing_to_do(session: Session, bundle: Bundle, boot: Boot) -> None:
+def _wait_for_device(path: str) -> None:
+    """libxl waits until dom0's own disk is connected; its node in /dev comes a moment later."""
+    deadline = time.monotonic() + DEVICE_PATIENCE
+    while path.startswith("/dev/") and not os.path.exists(path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _show_entry(session: Session, bundle: Bundle, boot: Boot) -> None:
     """pygrub's list of entries: here there is one."""
     session.show(None, f"title: {bundle.source.name}\n  root: None\n  kernel: {boot.kernel.name}\n  args: {boot.cmdline}\n"
                        f"  initrd: {boot.ramdisk.name if boot.ramdisk else None}")
@@ -133,13 +144,14 @@ def command(session: Session, disk: str, runas: str | None, quiet: bool, interac
         result = stack.enter_context(_Output(output))
         copies = stack.enter_context(Copies(output_directory)) if output_directory and not (list_entries or not_really) \
             else None
+        _wait_for_device(disk)
         source = stack.enter_context(FileSource(disk))
         if runas is not None:
             drop_rights(runas)
         bundle = Bundle(source)
         boot = choose(bundle, kernel=kernel, ramdisk=ramdisk, arguments=arguments)
         if list_entries:
-            _nothing_to_do(session, bundle, boot)
+            _show_entry(session, bundle, boot)
         elif copies is None:
             result.write(form(f"<kernel:{boot.kernel.name}>",
                               f"<ramdisk:{boot.ramdisk.name}>" if boot.ramdisk else None, boot.cmdline))

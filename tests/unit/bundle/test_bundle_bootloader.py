@@ -209,6 +209,12 @@ def test_disk_that_is_not_there(loader: Loader) -> None:
     assert "cannot open" in loader.fails()
 
 
+def test_device_that_does_not_come_is_waited_for_and_named(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenpv_tools.bundle.bootloader.DEVICE_PATIENCE", 0.1)
+    loader.bundle = Path("/dev/xenpv-no-such-device")
+    assert "cannot open /dev/xenpv-no-such-device" in loader.fails()
+
+
 def test_bundle_without_a_kernel(loader: Loader) -> None:
     loader.make("root=image")
     assert "no image of the kind kernel" in loader.fails()
