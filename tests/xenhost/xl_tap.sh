@@ -26,7 +26,7 @@ domid=$(xl domid tap)
 node=/local/domain/0/backend/vbd3/$domid/51712
 key_is "$node/feature-xenpv-notify-flag" 1 || die "no adverts of ours"
 [ -z "$(key "$node/feature-max-indirect-segments")" ] || die "an advert of the kernel's"
-[ -z "$(find /sys/bus/xen-backend/drivers/vbd -name 'vbd*')" ] || die "the kernel's backend holds a disk"
+[ -z "$(find /sys/bus/xen-backend/drivers/vbd -name 'vbd-*')" ] || die "the kernel's backend holds a disk"
 xenpv block-list tap
 xl block-list tap | grep -q 51712 || die "xl does not list it"
 xl unpause tap
