@@ -11,14 +11,14 @@ mkdir -p "$tree"/{bin,sbin,dev,proc,sys,tmp}
 cp /bin/busybox "$tree/bin/"
 busybox --list | while read -r name; do [ "$name" = busybox ] || ln -sf busybox "$tree/bin/$name"; done
 install -m 755 guest_boot.sh "$tree/sbin/init"
-xenpv bundle script >"$tree/bin/xenpv-extract"
-chmod 755 "$tree/bin/xenpv-extract"
+xenpv bundle script >/tmp/boot/xenpv-extract
+xenpv bundle script root >/tmp/boot/xenpv-root
+install -m 755 /tmp/boot/xenpv-extract "$tree/bin/xenpv-extract"
 mke2fs -q -F -t ext4 -b 4096 -d "$tree" /tmp/boot/root.img 24M
 rm -rf "$tree"
 # The ramdisk: drivers, and the way to the root.
 install -D -m 755 guest_boot_init.sh /tmp/boot/ramdisk/init
-install -D -m 755 /dev/stdin /tmp/boot/ramdisk/bin/xenpv-extract < <(xenpv bundle script)
-install -D -m 755 /dev/stdin /tmp/boot/ramdisk/bin/xenpv-root < <(xenpv bundle script root)
+install -D -m 755 -t /tmp/boot/ramdisk/bin /tmp/boot/xenpv-extract /tmp/boot/xenpv-root
 loop=$(find "/usr/lib/modules/$(uname -r)" -name 'loop.ko*')
 python3 -c 'import lzma, sys; name = sys.argv[1]
 sys.stdout.buffer.write((lzma.open if name.endswith(".xz") else open)(name, "rb").read())' "$loop" >/tmp/boot/ramdisk/loop.ko
