@@ -22,7 +22,7 @@ install -D -m 755 -t /tmp/boot/ramdisk/bin /tmp/boot/xenpv-extract /tmp/boot/xen
 loop=$(find "/usr/lib/modules/$(uname -r)" -name 'loop.ko*')
 python3 -c 'import lzma, sys; name = sys.argv[1]
 sys.stdout.buffer.write((lzma.open if name.endswith(".xz") else open)(name, "rb").read())' "$loop" >/tmp/boot/ramdisk/loop.ko
-{ cat /boot/testhost/guest-ramdisk; cd /tmp/boot/ramdisk && find . | busybox cpio -o -H newc 2>/dev/null; } >/tmp/boot/initrd
+{ cat /boot/testhost/guest-ramdisk; (cd /tmp/boot/ramdisk && find . | busybox cpio -o -H newc 2>/dev/null); } >/tmp/boot/initrd
 cp /boot/testhost/kernel /tmp/boot/vmlinuz
 
 # boot_config NAME DISK [LINES]: no kernel, no ramdisk: all of it comes from the disk.
