@@ -137,7 +137,7 @@ def test_extract_to_a_block_device(requires: Requires, bundle: Path, tmp_path: P
 
 # ---- the extractor for guests --------------------------------------------------------------------------------------
 
-@pytest.fixture(params=["busybox", "dash"])
+@pytest.fixture(params=["busybox", pytest.param("dash", marks=pytest.mark.stress)])
 def extractor(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """`extractor("list", path)`: exit status, stdout, stderr. With busybox, none but its own programs are there."""
     program = requires(request.param)

@@ -70,7 +70,8 @@ def observe(locate: Callable[[], PageView], seconds: float, *, clock: Callable[[
             found.append(Observation(now, copy, error))
             if len(found) == 1:
                 begun()
-            if view is not None and not view.alive():
+            # As the copy has it: a publisher that ends after the copy is seen to be dead by the next one.
+            if view is not None and not (copy.alive if copy else view.alive()):
                 view.close()
                 view = None
             sleep(PAUSE)

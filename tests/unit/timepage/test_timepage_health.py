@@ -79,6 +79,12 @@ def test_a_restart_is_noted() -> None:
     assert found["restarted"].level is Level.NOTE
 
 
+def test_a_publisher_that_ends_right_after_a_look_is_named() -> None:
+    scene = Scene()
+    seen = observe(scene.locate, 0.1, clock=scene.clock, sleep=scene.advance, begun=lambda: scene.do(Fault.KILL))
+    assert "dead" in bad({finding.name: finding for finding in judge(seen)})
+
+
 def test_a_declared_disruption() -> None:
     scene = Scene()
     first = observe(scene.locate, 0.1, clock=scene.clock, sleep=scene.advance)
