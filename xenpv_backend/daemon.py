@@ -85,6 +85,7 @@ class Backend(Closing):
         self._stopping = False
         self._host_gone = False
         self._halts: deque[Queue] = deque()
+        self._errands: deque[Callable[[], None]] = deque()
         with contextlib.ExitStack() as made:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             made.callback(os.close, self._wake)
@@ -132,10 +133,18 @@ class Backend(Closing):
         self._halts.append(queue)
         os.eventfd_write(self._wake, 1)
 
+    def soon(self, errand: Callable[[], None]) -> None:
+        """Have serve() call it in its next turn. For a signal handler, which may log nothing itself, and for any thread."""
+        if not self._stopping:
+            self._errands.append(errand)
+            os.eventfd_write(self._wake, 1)
+
     def _woken(self) -> None:
         os.eventfd_read(self._wake)
         while self._halts:
             self._watcher.halted(self._halts.popleft())
+        while self._errands:
+            self._errands.popleft()()
 
     def close(self) -> None:
         """Answer what was taken, and let go. States and the files of connected vbds stay for a successor."""
@@ -232,7 +241,7 @@ def run(domain: Domain, rundir: str | os.PathLike[str], *, ready: Callable[[], N
                     log.configure(backend.options.log_level)
                     LOGGER.info("configuration read again; it counts for new connections")
 
-            with _Signals(backend.stop, reread):
+            with _Signals(backend.stop, lambda: backend.soon(reread)):
                 notify_service_manager("READY=1")
                 if ready is not None:
                     ready()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,15 +30,16 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
 
 
 @pytest.mark.peer
-@pytest.mark.skipif(not shutil.which("cpio"), reason="no cpio")
-def test_cpio_unpacks_what_follows_the_ramdisk(bundle: Bundle, tmp_path: Path) -> None:
+def test_cpio_unpacks_what_follows_the_ramdisk(
+        bundle: Bundle, tmp_path: Path, requires: Callable[[str], str]) -> None:
+    cpio = requires("cpio")
     size = make_ramdisk(bundle, "out")
     data = (tmp_path / "out").read_bytes()
     assert len(data) == size and data.startswith(RAMDISK)
     begin = -(-len(RAMDISK) // 4) * 4
     assert not any(data[len(RAMDISK):begin])
     (tmp_path / "in").mkdir()
-    subprocess.run(["cpio", "-idm", "--quiet"], input=data[begin:], cwd=tmp_path / "in", check=True)
+    subprocess.run([cpio, "-idm", "--quiet"], input=data[begin:], cwd=tmp_path / "in", check=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "in/xenpv").iterdir()} == {
         ".index": bundle.text, "root": ROOT, "nothing": b""}
 
