@@ -54,7 +54,7 @@ xenpv doctor || die "something is missing"
 served || die "the service does not serve"
 [ "$(systemctl is-enabled xenpv-backend)" = enabled ] || die "it is not enabled"
 [ "$(systemctl show -p StartLimitIntervalUSec --value xenpv-backend)" = 0 ] || die "systemd gives up after some starts"
-systemctl show -p Before --value xenpv-backend | grep -q xendomains.service || die "it would end before the guests do"
+shows xendomains.service systemctl show -p Before --value xenpv-backend || die "it would end before the guests do"
 passed
 
 scenario "a guest on our backend; attach and detach; restart, kill, stop and upgrade under its I/O; removed"
@@ -62,7 +62,7 @@ guest-ramdisk guest_admin.sh /srv/initrd.img
 ln -sf /boot/testhost/kernel /srv/vmlinuz
 rm -f "$(console guest)"
 follow "A guest with a disk of ours" 1
-lsmod | grep -q xen_blkback || die "xen-blkback is not loaded"
+shows xen_blkback lsmod || die "xen-blkback is not loaded"
 domid=$(xl domid guest)
 node=/local/domain/0/backend/vbd/$domid/51712
 [ ! -e "/sys/bus/xen-backend/devices/vbd-$domid-51712/driver" ] || die "the kernel's backend holds the disk"

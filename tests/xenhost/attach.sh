@@ -3,7 +3,7 @@
 . ./host.sh
 fresh_image 24M /tmp/a.img
 guest_config ext4 guest_ext4.sh
-lsmod | grep -q xen_blkback || die "xen-blkback is not loaded"
+shows xen_blkback lsmod || die "xen-blkback is not loaded"
 start_backend
 
 scenario "a disk attached before the guest runs: ext4 made, written, checked"

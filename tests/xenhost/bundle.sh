@@ -18,8 +18,8 @@ say "the partition scan of dom0's kernel"
 loop=$(losetup --find --show --partscan --read-only $bundle)
 until_true 10 [ -b "${loop}p2" ] || die "no partitions on $loop"
 [ "$(head -c 9000001 "${loop}p2" | sha256sum)" = "$(sha256sum </tmp/bundle/root)" ] || die "the second partition is not the image"
-blkid -p "$loop" | grep -q "PTUUID=\"$id\" PTTYPE=\"gpt\"" || die "blkid: $(blkid -p "$loop")"
-blkid -p "${loop}p1" | grep -q 'PART_ENTRY_NAME="kernel"' || die "blkid: $(blkid -p "${loop}p1")"
+shows "PTUUID=\"$id\" PTTYPE=\"gpt\"" blkid -p "$loop" || die "blkid: $(blkid -p "$loop")"
+shows 'PART_ENTRY_NAME="kernel"' blkid -p "${loop}p1" || die "blkid: $(blkid -p "${loop}p1")"
 losetup --detach "$loop"
 
 say "the extractor in dom0's shells"

@@ -15,14 +15,14 @@ gone own || die "a domain is left"
 scenario "create, attach, detach, destroy under I/O"
 xenpv create /tmp/own.cfg
 domid=$(xenpv domid own)
-xenpv list own | grep -q "own *$domid" || die "not listed"
+shows "own *$domid" xenpv list own || die "not listed"
 xenpv uptime own
 guest_says own "guest: reading" 120
 [ -z "$(kernel_devices)" ] || die "the kernel's backend has taken the disk"
 xenpv block-attach --wait 30 own /tmp/b.img,,xvdb
 guest_says own "guest: xvdb written" 60
 xenpv block-list -v own
-xl block-list own | grep -q 51728 || die "xl does not list it"
+shows 51728 xl block-list own || die "xl does not list it"
 xenpv block-detach own xvdb
 guest_says own "guest: xvdb gone" 60
 [ "$(head -c 1048576 /tmp/b.img | tr -d X | wc -c)" = 0 ] || die "xvdb's image is not what the guest wrote"

@@ -14,7 +14,7 @@ backend=
 say() { echo "-- $*"; }
 die() {
     echo "FAILED: $*"
-    xenstore-ls -f /local/domain/0/backend 2>/dev/null | head -60 || true
+    xenstore-ls -f /local/domain/0/backend 2>/dev/null || true
     tail -n 20 "$results"/backend.log /var/log/xen/console/guest-*.log 2>/dev/null || true
     exit 1
 }
@@ -67,7 +67,8 @@ count() {
     xl list | awk 'NR > 1 { print $1, $2 }' >"$to/domains"
     xl debug-keys g
     # The tables' own sizes only grow.
-    xl dmesg | tac | sed '/gnttab_usage_print_all \[/q' | grep -v "maptrack frames" | tac >"$to/grants"
+    xl dmesg | awk '/gnttab_usage_print_all \[/ { text = "" } !/maptrack frames/ { text = text $0 "\n" } END { printf "%s", text }' \
+        >"$to/grants"
 }
 
 kernel_is_content() {
@@ -83,6 +84,13 @@ until_true() {
         [ $SECONDS -le $deadline ] || return 1
         sleep 0.5
     done
+}
+
+# shows PATTERN COMMAND...: the command succeeds and a line of its output matches. Not `| grep -q`, which leaves at the first match:
+# the command then dies of SIGPIPE, now and then, and with pipefail that counts.
+shows() {
+    local output
+    output=$("${@:2}") && grep -q -- "$1" <<<"$output"
 }
 
 # start_backend: returns when it serves.

@@ -4,10 +4,10 @@
 . ./host.sh
 fresh_image 24M /tmp/a.img
 fresh_image 16M /tmp/b.img
-lsmod | grep -q xen_blkback || die "xen-blkback is not loaded"
+shows xen_blkback lsmod || die "xen-blkback is not loaded"
 
 scenario "host install"
-xenpv host install -N | grep -q "would write: /etc/xen/scripts/block-xenpv" || die "-N shows nothing"
+shows "would write: /etc/xen/scripts/block-xenpv" xenpv host install -N || die "-N shows nothing"
 [ ! -e /etc/xen/scripts/block-xenpv ] || die "-N has written"
 xenpv host install
 [ -x /etc/xen/scripts/block-xenpv ] || die "no script"
@@ -24,7 +24,7 @@ node=/local/domain/0/backend/vbd/$domid/51712
 key_is "$node/feature-xenpv-notify-flag" 1 || die "no adverts of ours"
 [ -z "$(key "$node/feature-max-indirect-segments")" ] || die "an advert of the kernel's is left"
 xenpv block-list plain
-xl block-list plain | grep -q 51712 || die "xl does not list it"
+shows 51712 xl block-list plain || die "xl does not list it"
 xl unpause plain
 guest_ends plain 120
 fsck_is_clean /tmp/a.img

@@ -28,7 +28,7 @@ key_is "$node/feature-xenpv-notify-flag" 1 || die "no adverts of ours"
 [ -z "$(key "$node/feature-max-indirect-segments")" ] || die "an advert of the kernel's"
 [ -z "$(find /sys/bus/xen-backend/drivers/vbd -name 'vbd-*')" ] || die "the kernel's backend holds a disk"
 xenpv block-list tap
-xl block-list tap | grep -q 51712 || die "xl does not list it"
+shows 51712 xl block-list tap || die "xl does not list it"
 xl unpause tap
 guest_ends tap 120
 fsck_is_clean /tmp/a.img
@@ -69,7 +69,7 @@ guest_config own guest_ext4.sh "disk = [\"$tap,vdev=xvda,target=/tmp/a.img\"]"
 xenpv create /tmp/own.cfg
 key_is "/local/domain/0/backend/vbd/$(xl domid own)/51712/xenpv-handover" 1 || die "not ours"
 xenpv block-attach own "$tap,vdev=xvdb,target=/tmp/b.img"
-xenpv block-list own | grep -q xvdb || die "not listed"
+shows xvdb xenpv block-list own || die "not listed"
 xenpv block-detach own xvdb
 guest_ends own 120
 image_is_right own /tmp/a.img
