@@ -21,7 +21,6 @@ until_true 10 [ -b "${loop}p2" ] || die "no partitions on $loop"
 [ "$(head -c 9000001 "${loop}p2" | sha256sum)" = "$(sha256sum </tmp/bundle/root)" ] || die "the second partition is not the image"
 shows "PTUUID=\"$id\" PTTYPE=\"gpt\"" blkid -p "$loop" || die "blkid: $(blkid -p "$loop")"
 shows 'PART_ENTRY_NAME="kernel"' blkid -p "${loop}p1" || die "blkid: $(blkid -p "${loop}p1")"
-losetup --detach "$loop"
 
 say "the extractor in dom0's shells"
 xenpv bundle script >/tmp/bundle/xenpv-extract
@@ -32,7 +31,7 @@ done
 say "two stock guests at once"
 sed -e '/^EXTRACTOR$/r /tmp/bundle/xenpv-extract' -e '/^EXTRACTOR$/d' guest_bundle.sh >/tmp/bundle/run.sh
 for guest in one two; do
-    guest_config $guest /tmp/bundle/run.sh "disk = [\"$bundle,raw,xvda,r\"]"
+    guest_config $guest /tmp/bundle/run.sh "disk = [\"$(kernel_disk "$loop" xvda),access=ro\"]"
     xl create -q /tmp/$guest.cfg
 done
 for guest in one two; do
@@ -48,4 +47,5 @@ for guest in one two; do
     no_guest_errors $guest
     until_true 60 gone $guest || die "guest $guest does not end"
 done
+losetup --detach "$loop"
 passed
