@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests.e2e.test_disk import PATTERN, SIZE, World, bare
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError, TimeAbsentError, UsageError
-from xenpv.timepage import Publisher
+from xenpv.timepage import Publisher, open_reader
 from xenpv_backend.daemon import Backend
 from xenpv_backend.options import BackendOptions
 from xenpv_backend.storage.base import StorageRequest
@@ -144,7 +145,8 @@ def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
         assert disk.stats().stages == 1
 
 
-def test_nobody_publishes(bare: World) -> None:
+def test_nobody_publishes(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenpv_frontend.device.open_reader", partial(open_reader, timeout=0.1))
     bare.attach()
     with serving(bare.dom0, bare.run, "tick"), pytest.raises(TimeAbsentError):
         Disk.open(bare.guest, stamp="tick")

@@ -95,8 +95,13 @@ class Child:
             raise XenpvError(answer["error"])
         return dict(answer)
 
-    def close(self) -> None:
-        """End it by SIGTERM, in the middle of a run too. One that does not end is killed, and that is an error."""
+    def close(self, beside: Child | None = None) -> None:
+        """End it by SIGTERM, in the middle of a run too. One that does not end is killed, and that is an error.
+
+        Killed at once if `beside` has ended: it would wait for that to answer, for seconds and for nothing.
+        """
+        if beside and beside._process.poll() is not None:
+            self._process.kill()
         self._process.terminate()
         try:
             self._process.communicate(timeout=_END_SECONDS)
@@ -147,7 +152,7 @@ class Xenpv:
         self._backend.line()
         self._attach(uri)
         self._load = Child("load", ["load", f"{uri}#{self._domid}"], self._logs / "load.log")
-        self._stack.callback(self._load.close)
+        self._stack.callback(self._load.close, self._backend)
         for mode, vdev in self._vdevs.items():
             flag = None if mode is None else _FLAGS[mode]
             self._features = self._load.ask({"vdev": vdev, "flag": flag, "spin_us": self._spin_us},

@@ -87,7 +87,7 @@ def test_whose_backend_sees_it_anew(driver: FakeKernelDriver, backend: FakeBacke
     """The kernel's backend looks at a node in Initialising, and must pass over one of ours."""
     if handover:
         backend.set("xenpv-handover", "1")
-    disk = open_disk(take=True)
+    disk = open_disk(take=True, closing_patience=0.1)
     backend.close()
     disk.close()
     assert backend.store.read(f"{backend.place.backend}/state") == state

@@ -14,13 +14,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import HypervisorError, XenpvError
 
-from .faults import Faults
 from .rundir import Lock, RunDirectory
-from .server import Server
+
+if TYPE_CHECKING:
+    from .faults import Faults
+    from .server import Server
 
 Where = str | os.PathLike[str] | None
 """A run directory; None for the usual one (rundir.default_directory)."""
@@ -115,6 +117,8 @@ def _spawn(run: RunDirectory) -> None:
 
 def _serve_here(run: RunDirectory, faults: Faults | None,
                 ready: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    from .server import Server  # a third of the time of a command that only asks a host
+
     server = Server(run, faults=faults)
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -208,6 +212,8 @@ def stop(rundir: Where = None) -> None:
 @contextmanager
 def running(rundir: Where = None, *, faults: Faults | None = None) -> Iterator[Server]:
     """A host in a thread of this process, for tests; `create` and the like go over `request`."""
+    from .server import Server
+
     server = Server(RunDirectory(rundir), faults=faults)
 
     def serve() -> None:
