@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.emulated import alive
 from xenpv import __version__
 from xenpv.hypervisors.emulated import host
 from xenpv_tools.backend_control import stop_backend
@@ -167,7 +168,7 @@ def test_without_an_emulated_xen(down: Command, words: list[str]) -> None:
 def test_a_dead_host_process_and_one_in_its_place(own: Command, until: Until) -> None:
     pid = own.json("emu", "status")["pid"]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}").exists(), "the host's end")
+    until(lambda: not alive(pid), "the host's end")
     for words in (["list"], ["store", "ls"], ["destroy", "1"]):
         assert "`xenpv emu up`" in own(*words, status=1)
     own("emu", "up")
@@ -224,7 +225,7 @@ def test_a_domain_is_a_process_with_its_own_place(xenpv: Command, until: Until) 
     until(lambda: f'who = "{domid}"' in xenpv("store", "ls", f"/local/domain/{domid}/data"), "the guest's word")
     pid = xenpv.json("list", "guest")[0]["pid"]
     xenpv("destroy", "guest")
-    assert not Path(f"/proc/{pid}").exists() and len(xenpv.json("list")) == 1
+    assert not alive(pid) and len(xenpv.json("list")) == 1
 
 
 def test_a_paused_domain_has_no_process(xenpv: Command) -> None:
@@ -362,7 +363,7 @@ def test_down_after_the_host_died(own: Command, image: Path, until: Until) -> No
     own("create", own.config("guest", disk=[f"{image},raw,xvda,w"], xenpv_exec=["sleep", "100"]))
     pids = [own.json("emu", "status")["pid"], own.json("backend", "status")["pid"], own.json("list", "guest")[0]["pid"]]
     os.kill(pids[0], signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the end of host, backend and guest")
+    until(lambda: not any(map(alive, pids)), "the end of host, backend and guest")
     assert "`xenpv emu up`" in own("list", status=1)
     own("emu", "down")
     assert own.left() == []

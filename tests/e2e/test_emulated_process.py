@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.emulated import counts, memfds, opened
+from tests.support.emulated import alive, counts, memfds, opened
 from xenpv.errors import HypervisorError
 from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.emulated import host
@@ -62,14 +62,6 @@ def run(tmp_path: Path) -> Iterator[Path]:
 def zero(run: Path) -> Iterator[EmulatedDomain]:
     with EmulatedDomain(f"emulated:{run}") as domain:
         yield domain
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def holders(run: Path) -> list[str]:

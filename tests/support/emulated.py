@@ -57,6 +57,14 @@ def close_all(reply: Reply) -> None:
         os.close(fd)
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def opened(pid: int | str = "self") -> list[str]:
     """What a process has open or mapped; nothing when it is gone."""
     found: list[str] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from xenpv_tools.scratch import scratch_directory, swept
 
+from tests.support.emulated import alive
 from xenpv.hypervisors.emulated import host
 
 
@@ -40,7 +41,7 @@ def test_its_xen_ends(tmp_path: Path, interrupted: None, until: Callable[..., No
     with pytest.raises(KeyboardInterrupt), swept(), scratch_directory("demo", tmp_path) as folder:
         pid = host.start(folder / "run")["pid"]
     assert not list(tmp_path.iterdir())
-    until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the host process")
+    until(lambda: not alive(pid), "the end of the host process")
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
