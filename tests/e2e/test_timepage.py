@@ -26,6 +26,7 @@ def xenpv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
         command("emu", "up")
         command("create", command.config("guest", xenpv_exec=command.python("stays.py", STAYS)))
         yield command
+        (command.run / "time.lock").unlink(missing_ok=True)  # a publisher that was killed leaves it to the next one
 
 
 @contextmanager
@@ -97,8 +98,10 @@ def test_who_has_read_is_subscribed_no_more(xenpv: Command) -> None:
 
 
 @pytest.mark.parametrize(("fault", "name"), [
-    ("tear", "torn"), ("freeze", "frozen"), ("jump-forward", "jump"), ("jump-back", "back"), ("wrap", "wrap"),
-    ("kill", "dead"), ("migrate", "migrated")])
+    ("tear", "torn"), ("jump-back", "back"), ("kill", "dead"),
+    # Two seconds each; what the doctor makes of a page is tried with time as a parameter, in unit/timepage.
+    *(pytest.param(*row, marks=pytest.mark.stress) for row in (
+        ("freeze", "frozen"), ("jump-forward", "jump"), ("wrap", "wrap"), ("migrate", "migrated")))])
 def test_the_doctor_names_each_fault(xenpv: Command, fault: str, name: str) -> None:
     with publishing(xenpv, "--fault", fault) as publisher, subprocess.Popen(
             [*xenpv.argv, *guest(xenpv), "time", "doctor", "--json", "--seconds", "1.2"], env=xenpv.environment, text=True,
