@@ -37,46 +37,69 @@ void harness_equal(const char *file, int line, const char *what, int64_t a, int6
     harness_fail(file, line, text);
 }
 
-static int passes(const struct entry *entry)
+/* A test's process. */
+struct child {
+    const struct entry *entry;
+    pid_t pid;
+};
+
+static pid_t begin(const struct entry *entry)
 {
-    int status = 0;
-    pid_t child;
+    pid_t pid;
 
     fflush(stdout);
-    child = fork();
-    if (child < 0) {
+    pid = fork();
+    if (pid < 0) {
         perror("fork");
-        return 0;
+        exit(1);
     }
-    if (child == 0) {
+    if (pid == 0) {
         alarm(TEST_SECONDS);
         entry->run();
         exit(0); /* not _exit: the sanitizers look for leaks here */
     }
-    while (waitpid(child, &status, 0) < 0)
+    return pid;
+}
+
+/* Waits for one of `running` to end, and says how; its place is the returned one. */
+static struct child *end_of_one(struct child *running, int *good)
+{
+    int status = 0;
+    struct child *child = running;
+    const char *base;
+    pid_t pid;
+
+    while ((pid = wait(&status)) < 0)
         ;
+    while (child->pid != pid)
+        child++;
+    base = strrchr(child->entry->file, '/');
     if (WIFSIGNALED(status))
         printf("    %s\n", WTERMSIG(status) == SIGALRM ? "hung" : strsignal(WTERMSIG(status)));
-    return status == 0;
+    *good = status == 0;
+    printf("%s %s %s\n", *good ? "ok    " : "FAILED", base ? base + 1 : child->entry->file, child->entry->name);
+    return child;
 }
 
 /* Arguments: parts of test names; none: all tests. */
 int main(int argc, char **argv)
 {
-    unsigned passed = 0, failed = 0;
+    struct child running[AT_ONCE];
+    unsigned passed = 0, failed = 0, busy = 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        const struct entry *entry = &entries[i];
-        const char *base = strrchr(entry->file, '/');
-        int wanted = argc == 1, good;
+    for (unsigned i = 0; i < count || busy; i++) {
+        const struct entry *entry = i < count ? &entries[i] : NULL;
+        int wanted = entry && argc == 1, good;
 
-        for (int a = 1; a < argc; a++)
+        for (int a = 1; entry && a < argc; a++)
             wanted |= strstr(entry->name, argv[a]) != NULL || strstr(entry->file, argv[a]) != NULL;
-        if (!wanted)
-            continue;
-        good = passes(entry);
-        printf("%s %s %s\n", good ? "ok    " : "FAILED", base ? base + 1 : entry->file, entry->name);
-        *(good ? &passed : &failed) += 1;
+        if (wanted)
+            running[busy++] = (struct child){ entry, begin(entry) };
+        if (busy == AT_ONCE || (busy && !entry)) {
+            *end_of_one(running, &good) = running[busy - 1];
+            busy--;
+            *(good ? &passed : &failed) += 1;
+        }
     }
     printf("%u passed, %u failed\n", passed, failed);
     return failed != 0 || passed == 0;

@@ -1,4 +1,5 @@
-/* Tests in C, each in a process of its own, so that one that dies or hangs costs itself alone.
+/* Tests in C, each in a process of its own, so that one that dies or hangs costs itself alone, and two at a time, for most
+ * of their time is waiting.
  *
  *   TEST(name) { CHECK(condition); CHECK_EQ(a, b); }
  *
@@ -9,6 +10,7 @@
 #include <stdint.h>
 
 #define TEST_SECONDS 60u /* after this a test counts as hung */
+#define AT_ONCE 2u       /* tests */
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define TEST_SANITIZED 1
