@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # A ramdisk in a boot bundle: the drivers, then over to the root image of the same bundle, by xenpv-root.
 export PATH=/bin:/sbin
 /bin/busybox --install -s /bin
