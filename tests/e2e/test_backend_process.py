@@ -6,15 +6,13 @@ import random
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.backend_process import BackendProcess
-from tests.support.raw_frontend import RawFrontend, attach
-from xenpv.domain import Domain
-from xenpv.hypervisors import open_domain
+from tests.support.raw_frontend import RawFrontend
+from tests.support.world import World, new_world
 from xenpv.hypervisors.emulated import host
 from xenpv.wire.blkif import Op
 from xenpv.xenbus import VbdPlace
@@ -22,34 +20,20 @@ from xenpv.xenbus import VbdPlace
 SIZE = 1 << 20
 
 
-@dataclass
-class World:
-    run: Path
-    dom0: Domain
-    guest: Domain
-    image: Path
-
-    def attach(self, kind: str = "") -> VbdPlace:
-        return attach(self.dom0.store, self.guest.domid, f"{kind}{self.image}")
-
-    def states(self, place: VbdPlace) -> tuple[bytes, bytes]:
-        return self.dom0.store.read(f"{place.backend}/state"), self.dom0.store.read(f"{place.frontend}/state")
+def states(world: World, place: VbdPlace) -> tuple[bytes, bytes]:
+    """The backend's and the frontend's."""
+    return world.dom0.store.read(f"{place.backend}/state"), world.dom0.store.read(f"{place.frontend}/state")
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    image = tmp_path / "disk.img"
-    image.write_bytes(bytes(range(256)) * (SIZE // 256))
-    run = tmp_path / "run"
-    with host.running(run), open_domain(f"emulated:{run}") as dom0:
-        created = host.request(run, "create", name="guest")
-        with open_domain(f"emulated:{created['directory']}") as guest:
-            yield World(run, dom0, guest, image)
+    with new_world(tmp_path, bytes(range(256)) * (SIZE // 256)) as made:
+        yield made
 
 
 def test_killed_with_requests_in_flight(world: World) -> None:
     """Requests taken and not begun, and requests still in the ring: the successor answers each of them once."""
-    place = world.attach("stuck:")
+    place = world.attach(f"stuck:{world.image}")
     with BackendProcess(world.run, stuck=True) as first:
         with RawFrontend(world.guest, place) as frontend:
             for number in range(8):
@@ -57,7 +41,7 @@ def test_killed_with_requests_in_flight(world: World) -> None:
                 if number == 0:
                     first.wait_for("stuck 1")
             first.kill()
-            assert world.states(place) == (b"4", b"4")
+            assert states(world, place) == (b"4", b"4")
             with BackendProcess(world.run):
                 assert frontend.reap(8) == {number: 0 for number in range(8)}
                 assert frontend.io(Op.READ, 0, 4096) == (0, bytes(4096))
@@ -95,7 +79,7 @@ def test_sigterm_leaves_the_disk_to_a_successor(world: World) -> None:
     with BackendProcess(world.run) as first, RawFrontend(world.guest, place) as frontend:
         assert frontend.io(Op.READ, 0, 512)[0] == 0
         assert first.end() == (0, first_words(world, place))
-        assert world.states(place) == (b"4", b"4")
+        assert states(world, place) == (b"4", b"4")
         frontend.submit(Op.READ, 8, 4096, cookie=1)
         with BackendProcess(world.run) as second:
             assert frontend.reap(1) == {1: 0}
@@ -131,7 +115,7 @@ def test_sigterm_without_disks_leaves_nothing(world: World) -> None:
 
 
 def test_second_sigterm_ends_at_once(world: World) -> None:
-    place = world.attach("stuck:")
+    place = world.attach(f"stuck:{world.image}")
     with BackendProcess(world.run, stuck=True) as backend, RawFrontend(world.guest, place) as frontend:
         frontend.submit(Op.READ, 0, 512)
         backend.wait_for("stuck 1")

@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.raw_frontend import DEVID, RawFrontend, attach, wait_state
-from xenpv.domain import Domain
+from tests.support.raw_frontend import DEVID, RawFrontend, wait_state
+from tests.support.world import World, new_world, serving
 from xenpv.errors import UsageError
-from xenpv.hypervisors import open_domain
-from xenpv.hypervisors.emulated import host
 from xenpv.wire.blkif import Op, Protocol
-from xenpv.xenbus import VbdPlace, XenbusState
+from xenpv.xenbus import XenbusState
 from xenpv_backend import device
 from xenpv_backend.control import request
 from xenpv_backend.daemon import Backend
@@ -29,48 +24,20 @@ from xenpv_backend.options import BackendOptions
 SIZE = 1 << 20
 
 
-@dataclass
-class World:
-    run: Path
-    dom0: Domain
-    guest: Domain
-    image: Path
-    backend: Backend
-
-    def attach(self, *, writable: bool = True, params: str | None = None, devid: int = DEVID) -> VbdPlace:
-        return attach(self.dom0.store, self.guest.domid, str(self.image) if params is None else params,
-                      writable=writable, devid=devid)
+class Served(World):
+    """A backend in a thread serves what is attached."""
 
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         return request(self.run, verb, **arguments)
 
 
-@contextmanager
-def serving(backend: Backend) -> Iterator[None]:
-    thread = threading.Thread(target=backend.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        backend.stop()
-        thread.join()
-        backend.close()
-
-
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    image = tmp_path / "disk.img"
-    image.write_bytes(bytes(range(256)) * (SIZE // 256))
-    run = tmp_path / "run"
-    with host.running(run), open_domain(f"emulated:{run}") as dom0:
-        created = host.request(run, "create", name="guest")
-        with open_domain(f"emulated:{created['directory']}") as guest:
-            backend = Backend(dom0, run, BackendOptions(spin_us=0))
-            with serving(backend):
-                yield World(run, dom0, guest, image, backend)
+def world(tmp_path: Path) -> Iterator[Served]:
+    with new_world(tmp_path, bytes(range(256)) * (SIZE // 256)) as made, serving(made.dom0, made.run):
+        yield Served(**vars(made))
 
 
-def test_read(world: World) -> None:
+def test_read(world: Served) -> None:
     with RawFrontend(world.guest, world.attach()) as frontend:
         status, data = frontend.io(Op.READ, 3, 8192)
     assert (status, data) == (0, world.image.read_bytes()[1536:1536 + 8192])
@@ -80,7 +47,7 @@ def test_read(world: World) -> None:
 @pytest.mark.parametrize("order", [0, 4])
 @pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("persistent", [False, True])
-def test_write_flush_read(world: World, protocol: Protocol, order: int, flag: bool, persistent: bool) -> None:
+def test_write_flush_read(world: Served, protocol: Protocol, order: int, flag: bool, persistent: bool) -> None:
     data = bytes(range(255, -1, -1)) * 32
     with RawFrontend(world.guest, world.attach(), protocol=protocol, order=order, flag=flag,
                      persistent=persistent) as frontend:
@@ -90,21 +57,21 @@ def test_write_flush_read(world: World, protocol: Protocol, order: int, flag: bo
     assert world.image.read_bytes()[4096:4096 + len(data)] == data
 
 
-def test_many_queues(world: World) -> None:
+def test_many_queues(world: Served) -> None:
     with RawFrontend(world.guest, world.attach(), queues=3) as frontend:
         for queue in range(3):
             status, data = frontend.io(Op.READ, 8 * queue, 4096, queue=queue)
             assert (status, data) == (0, world.image.read_bytes()[4096 * queue:4096 * (queue + 1)])
 
 
-def test_storage_in_python(world: World) -> None:
+def test_storage_in_python(world: Served) -> None:
     data = b"x" * 4096
     with RawFrontend(world.guest, world.attach(params="memory:65536")) as frontend:
         assert frontend.io(Op.WRITE, 8, data)[0] == 0
         assert frontend.io(Op.READ, 8, 4096) == (0, data)
 
 
-def test_discard(world: World) -> None:
+def test_discard(world: Served) -> None:
     with RawFrontend(world.guest, world.attach()) as frontend:
         if world.dom0.store.read(f"{frontend.place.backend}/feature-discard") != b"1":
             pytest.skip("the file system of the tests' directory punches no holes")
@@ -113,7 +80,7 @@ def test_discard(world: World) -> None:
 
 
 @pytest.mark.parametrize("op,data", [(Op.WRITE, b"x" * 512), (Op.DISCARD, 4096)])
-def test_read_only_disk_is_not_written(world: World, op: Op, data: bytes | int) -> None:
+def test_read_only_disk_is_not_written(world: Served, op: Op, data: bytes | int) -> None:
     before = world.image.read_bytes()
     with RawFrontend(world.guest, world.attach(writable=False)) as frontend:
         assert frontend.io(op, 0, data)[0] < 0
@@ -121,13 +88,13 @@ def test_read_only_disk_is_not_written(world: World, op: Op, data: bytes | int) 
     assert world.image.read_bytes() == before
 
 
-def test_beyond_the_end_is_refused(world: World) -> None:
+def test_beyond_the_end_is_refused(world: Served) -> None:
     with RawFrontend(world.guest, world.attach()) as frontend:
         assert frontend.io(Op.READ, SIZE // 512 - 1, 1024)[0] == -1
         assert frontend.io(Op.READ, SIZE // 512 - 1, 512)[0] == 0
 
 
-def test_close_and_connect_again(world: World) -> None:
+def test_close_and_connect_again(world: Served) -> None:
     place = world.attach()
     for _ in range(3):
         with RawFrontend(world.guest, place) as frontend:
@@ -137,11 +104,11 @@ def test_close_and_connect_again(world: World) -> None:
             frontend.state(XenbusState.INITIALISING)
 
 
-def queue_files(world: World) -> set[str]:
+def queue_files(world: Served) -> set[str]:
     return {path.name for path in (world.run / "backend").iterdir() if path.suffix in (".stats", ".journal")}
 
 
-def test_files_stand_while_connected(world: World, until: Callable[..., None]) -> None:
+def test_files_stand_while_connected(world: Served, until: Callable[..., None]) -> None:
     place = world.attach()
     with RawFrontend(world.guest, place) as frontend:
         frontend.io(Op.READ, 0, 4096)
@@ -152,7 +119,7 @@ def test_files_stand_while_connected(world: World, until: Callable[..., None]) -
     until(lambda: not queue_files(world), "the files of a closed vbd go")
 
 
-def test_list_shows_counters(world: World) -> None:
+def test_list_shows_counters(world: Served) -> None:
     with RawFrontend(world.guest, world.attach()) as frontend:
         frontend.io(Op.READ, 0, 4096)
         disk, = world.ask("list")["devices"]
@@ -161,7 +128,7 @@ def test_list_shows_counters(world: World) -> None:
     assert disk["notify_flag"] is True
 
 
-def test_resize_is_told_and_served(world: World) -> None:
+def test_resize_is_told_and_served(world: Served) -> None:
     with RawFrontend(world.guest, world.attach()) as frontend:
         assert frontend.io(Op.READ, SIZE // 512, 512)[0] == -1
         assert world.ask("resize", domid=world.guest.domid, devid=DEVID, bytes=2 * SIZE) == {"bytes": 2 * SIZE}
@@ -169,7 +136,7 @@ def test_resize_is_told_and_served(world: World) -> None:
         assert world.dom0.store.read(f"{frontend.place.backend}/sectors") == b"%d" % (2 * SIZE // 512)
 
 
-def test_producer_out_of_bounds_ends_the_connection(world: World) -> None:
+def test_producer_out_of_bounds_ends_the_connection(world: Served) -> None:
     place, other = world.attach(), world.attach(params="memory:65536", devid=DEVID + 16)
     with RawFrontend(world.guest, other) as good, RawFrontend(world.guest, place) as bad:
         bad.rings[0].memory[0:4] = (1000).to_bytes(4, "little")
@@ -178,7 +145,7 @@ def test_producer_out_of_bounds_ends_the_connection(world: World) -> None:
         assert good.io(Op.READ, 0, 512)[0] == 0
 
 
-def test_detach_by_the_toolstack(world: World) -> None:
+def test_detach_by_the_toolstack(world: Served) -> None:
     """As libxl does: Closing and online=0 into the backend's node, then Closed is waited for."""
     place = world.attach()
     with RawFrontend(world.guest, place) as frontend:
@@ -187,14 +154,14 @@ def test_detach_by_the_toolstack(world: World) -> None:
         frontend.wait_backend(XenbusState.CLOSED)
 
 
-def test_vanished_frontend(world: World) -> None:
+def test_vanished_frontend(world: Served) -> None:
     place = world.attach()
     with RawFrontend(world.guest, place):
         world.dom0.store.remove(place.frontend)
         wait_state(world.dom0.store, place.backend, XenbusState.CLOSED)
 
 
-def test_vanished_node_releases_the_image(world: World) -> None:
+def test_vanished_node_releases_the_image(world: Served) -> None:
     place = world.attach()
     with RawFrontend(world.guest, place):
         world.dom0.store.remove(place.backend)
@@ -203,7 +170,7 @@ def test_vanished_node_releases_the_image(world: World) -> None:
             assert frontend.io(Op.READ, 0, 512)[0] == 0
 
 
-def test_second_writer_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_writer_is_refused(world: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "STORAGE_PATIENCE", 0.1)
     with RawFrontend(world.guest, world.attach()) as frontend:
         second = world.attach(devid=DEVID + 16)
@@ -213,7 +180,7 @@ def test_second_writer_is_refused(world: World, monkeypatch: pytest.MonkeyPatch)
         assert frontend.io(Op.READ, 0, 512)[0] == 0
 
 
-def test_missing_image_names_the_mend(world: World, until: Callable[..., None]) -> None:
+def test_missing_image_names_the_mend(world: Served, until: Callable[..., None]) -> None:
     place = world.attach(params="/nonexistent/disk.img")
     wait_state(world.dom0.store, place.backend, XenbusState.CLOSED)
     error = f"/local/domain/0/error/backend/vbd/{world.guest.domid}/{DEVID}/error"
@@ -226,7 +193,7 @@ def test_missing_image_names_the_mend(world: World, until: Callable[..., None]) 
     (b'{"verb": "resize", "domid": 99, "devid": 1}', "there is no disk"),
     (b'{"verb": "resize", "bytes": -1}', "bytes is a size"),
 ])
-def test_control_socket_refuses(world: World, line: bytes, answer: str) -> None:
+def test_control_socket_refuses(world: Served, line: bytes, answer: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(str(world.run / "backend" / "control"))
@@ -235,7 +202,7 @@ def test_control_socket_refuses(world: World, line: bytes, answer: str) -> None:
     assert reply["ok"] is False and answer in reply["error"]
 
 
-def test_control_socket_is_the_owners(world: World) -> None:
+def test_control_socket_is_the_owners(world: Served) -> None:
     assert (world.run / "backend" / "control").stat().st_mode & 0o777 == 0o600
     assert (world.run / "backend").stat().st_mode & 0o777 == 0o700
 
@@ -245,6 +212,6 @@ def test_no_backend(tmp_path: Path) -> None:
         request(tmp_path, "list")
 
 
-def test_second_backend_in_the_same_place(world: World) -> None:
+def test_second_backend_in_the_same_place(world: Served) -> None:
     with pytest.raises(UsageError, match=f"pid {os.getpid()}"):
         Backend(world.dom0, world.run, BackendOptions())

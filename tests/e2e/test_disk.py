@@ -11,23 +11,16 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support.emulated import counts
-from tests.support.raw_frontend import DEVID, attach
-from xenpv.domain import Domain
+from tests.support.raw_frontend import DEVID
+from tests.support.world import World, new_world, serving
 from xenpv.errors import DeviceError, DiskError
-from xenpv.hypervisors import open_domain
-from xenpv.hypervisors.emulated import host
 from xenpv.wire.blkif import Op
-from xenpv.xenbus import VbdPlace
 from xenpv_backend.control import request
-from xenpv_backend.daemon import Backend
-from xenpv_backend.options import BackendOptions
 from xenpv_frontend.disk import Disk
 
 Until = Callable[..., None]
@@ -35,40 +28,11 @@ SIZE = 2 << 20
 PATTERN = random.Random(1).randbytes(SIZE)
 
 
-@dataclass
-class World:
-    run: Path
-    dom0: Domain
-    guest: Domain
-    image: Path
-
-    def attach(self, *, writable: bool = True, devid: int = DEVID, image: Path | None = None) -> VbdPlace:
-        return attach(self.dom0.store, self.guest.domid, str(image or self.image), writable=writable, devid=devid)
-
-
-@contextmanager
-def serving(dom0: Domain, run: Path) -> Iterator[None]:
-    backend = Backend(dom0, run, BackendOptions(spin_us=0))
-    thread = threading.Thread(target=backend.serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        backend.stop()
-        thread.join()
-        backend.close()
-
-
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[World]:
-    """An emulated Xen with a guest and an image, and nobody who serves it."""
-    image = tmp_path / "disk.img"
-    image.write_bytes(PATTERN)
-    run = tmp_path / "run"
-    with host.running(run), open_domain(f"emulated:{run}") as dom0:
-        created = host.request(run, "create", name="guest")
-        with open_domain(f"emulated:{created['directory']}") as guest:
-            yield World(run, dom0, guest, image)
+    """Nobody serves the image yet."""
+    with new_world(tmp_path, PATTERN) as made:
+        yield made
 
 
 @pytest.fixture
@@ -120,7 +84,7 @@ def test_two_disks_at_once(world: World, tmp_path: Path) -> None:
     other = tmp_path / "other.img"
     other.write_bytes(PATTERN[::-1])
     world.attach()
-    world.attach(devid=DEVID + 16, image=other, writable=False)
+    world.attach(devid=DEVID + 16, params=other, writable=False)
     with Disk.open(world.guest, "xvda") as first, Disk.open(world.guest, "xvdb") as second:
         digests = [hashlib.sha256() for _ in range(2)]
         for one, two in zip(first.chunks(65536), second.chunks(65536), strict=True):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_disk import PATTERN, SIZE, World, bare
+from tests.e2e.test_disk import PATTERN, SIZE, bare
+from tests.support.world import World, in_a_thread, serving
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError, TimeAbsentError, UsageError
 from xenpv.timepage import Publisher, open_reader
-from xenpv_backend.daemon import Backend
-from xenpv_backend.options import BackendOptions
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
@@ -25,29 +23,8 @@ from xenpv_frontend.queue import Sample
 __all__ = ["bare"]
 
 
-@contextmanager
-def serving(dom0: Domain, run: Path, stamp: str) -> Iterator[Backend]:
-    backend = Backend(dom0, run, BackendOptions(spin_us=0, stamp=stamp))
-    thread = threading.Thread(target=backend.serve)
-    thread.start()
-    try:
-        yield backend
-    finally:
-        backend.stop()
-        thread.join()
-        backend.close()
-
-
-@contextmanager
-def publishing(dom0: Domain) -> Iterator[Publisher]:
-    with Publisher(dom0) as publisher:
-        thread = threading.Thread(target=publisher.serve)
-        thread.start()
-        try:
-            yield publisher
-        finally:
-            publisher.stop()
-            thread.join()
+def publishing(dom0: Domain) -> AbstractContextManager[Publisher]:
+    return in_a_thread(Publisher(dom0))
 
 
 def in_order(sample: Sample, slack: int) -> bool:
@@ -60,7 +37,7 @@ def test_every_request_has_its_stages(bare: World, unit: str, slack: int) -> Non
     bare.attach()
     with ExitStack() as stack:
         stack.enter_context(publishing(bare.dom0))
-        backend = stack.enter_context(serving(bare.dom0, bare.run, unit))
+        backend = stack.enter_context(serving(bare.dom0, bare.run, stamp=unit))
         with Disk.open(bare.guest, stamp=unit) as disk:
             assert disk.read(0, SIZE) == PATTERN
             samples, counters = disk.samples(), disk.stats()
@@ -98,7 +75,7 @@ def test_a_storage_that_takes_a_known_time(bare: World, monkeypatch: pytest.Monk
     monkeypatch.setattr("xenpv_backend.device.open_storage", lambda *args, **more: storage)
     bare.attach()
     outside = []
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="us") as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
         for _ in range(20):
             begun = time.monotonic_ns()
             disk.read(0, 512)
@@ -113,7 +90,7 @@ def test_a_storage_that_takes_a_known_time(bare: World, monkeypatch: pytest.Monk
 
 def test_off_by_default(bare: World) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest) as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest) as disk:
         assert disk.read(0, 4096) == PATTERN[:4096]
         assert disk.samples() == [] and disk.stats().stages == 0
 
@@ -121,26 +98,26 @@ def test_off_by_default(bare: World) -> None:
 @pytest.mark.parametrize(("offered", "wanted"), [("off", "tick"), ("off", "us"), ("tick", "us")])
 def test_a_unit_that_is_not_offered_is_refused_in_words(bare: World, offered: str, wanted: str) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, offered):
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp=offered):
         with pytest.raises(DeviceError, match=f"offers no stamps in {wanted}"):
             Disk.open(bare.guest, stamp=wanted)
 
 
 def test_microseconds_need_a_cheap_clock(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), monkeypatch.context() as patch:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), monkeypatch.context() as patch:
         patch.setattr("xenpv_frontend.device.own_clock_is_cheap", lambda: False)
         with pytest.raises(DeviceError, match="stamp in ticks"):
             Disk.open(bare.guest, stamp="us")
     monkeypatch.setattr("xenpv_backend.device.own_clock_is_cheap", lambda: False)
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"):
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"):
         with pytest.raises(DeviceError, match="offers no stamps in us"):
             Disk.open(bare.guest, stamp="us")
 
 
 def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="tick") as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest, stamp="tick") as disk:
         disk.read(0, 4096)
         assert disk.stats().stages == 1
 
@@ -148,7 +125,7 @@ def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
 def test_nobody_publishes(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xenpv_frontend.device.open_reader", partial(open_reader, timeout=0.1))
     bare.attach()
-    with serving(bare.dom0, bare.run, "tick"), pytest.raises(TimeAbsentError):
+    with serving(bare.dom0, bare.run, stamp="tick"), pytest.raises(TimeAbsentError):
         Disk.open(bare.guest, stamp="tick")
 
 
@@ -160,7 +137,7 @@ def test_what_cannot_be_meant(bare: World, settings: dict[str, object]) -> None:
 
 def test_a_publisher_that_ends_leaves_the_data_alone(bare: World) -> None:
     bare.attach()
-    with serving(bare.dom0, bare.run, "tick"), ExitStack() as publishers:
+    with serving(bare.dom0, bare.run, stamp="tick"), ExitStack() as publishers:
         publishers.enter_context(publishing(bare.dom0))
         with Disk.open(bare.guest, stamp="tick") as disk:
             disk.read(0, 4096)

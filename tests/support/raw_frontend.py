@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from xenpv.domain import PAGE_SIZE, Domain, Store, Transaction
 from xenpv.errors import NoEntryError
@@ -19,10 +19,10 @@ PATIENCE = 10.0
 """Seconds that only end a test that fails."""
 
 
-def attach(store: Store, domid: int, params: str, *, writable: bool = True, devid: int = DEVID) -> VbdPlace:
-    """What a toolstack does: the nodes of a new vbd, in one transaction."""
+def attach(store: Store, domid: int, params: str, *, writable: bool = True, devid: int = DEVID, **more: Any) -> VbdPlace:
+    """What a toolstack does: the nodes of a new vbd, in one transaction. `more` of vbd_nodes' own."""
     place = VbdPlace(0, domid, devid)
-    nodes = vbd_nodes(place, writable=writable, params=params)
+    nodes = vbd_nodes(place, writable=writable, params=params, **more)
 
     def write(transaction: Transaction) -> None:
         for node in (nodes.frontend, nodes.backend):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from xenpv.domain import Domain, Transaction
+from tests.support.raw_frontend import attach
+from tests.support.world import serving
+from xenpv.domain import Domain
 from xenpv.hypervisors import open_domain
-from xenpv.xenbus import VbdPlace, vbd_nodes
-from xenpv_backend.daemon import Backend
-from xenpv_backend.options import BackendOptions
+from xenpv.xenbus import VbdPlace
 from xenpv_frontend.disk import Disk
 
 SIZE = 1 << 20
@@ -39,37 +38,19 @@ def kernel_leaves_disks_alone() -> Iterator[None]:
 @contextmanager
 def attached(dom0: Domain, image: Path) -> Iterator[VbdPlace]:
     """A vbd of dom0 for dom0, and none of its nodes afterwards."""
-    place = VbdPlace(0, 0, DEVID)
-    nodes = vbd_nodes(place, writable=True, params=str(image), script="block-xenpv", handover=True)
-
-    def write(transaction: Transaction) -> None:
-        for node in (nodes.frontend, nodes.backend):
-            transaction.mkdir(node.path)
-            transaction.set_permissions(node.path, node.permissions)
-            for key, value in node.keys.items():
-                transaction.write(f"{node.path}/{key}", value)
-
-    dom0.store.transact(write)
+    place = attach(dom0.store, 0, str(image), devid=DEVID, script="block-xenpv", handover=True)
     try:
         yield place
     finally:
-        for node in (nodes.frontend, nodes.backend):
-            dom0.store.remove(node.path)
+        for path in (place.frontend, place.backend):
+            dom0.store.remove(path)
 
 
 @contextmanager
-def serving(directory: Path, **options: object) -> Iterator[Domain]:
+def backend(directory: Path, **options: object) -> Iterator[Domain]:
     """A backend in a thread; its domain."""
-    with open_domain("xen:") as dom0:
-        backend = Backend(dom0, directory, BackendOptions(spin_us=0, **options))  # type: ignore[arg-type]
-        thread = threading.Thread(target=backend.serve)
-        thread.start()
-        try:
-            yield dom0
-        finally:
-            backend.stop()
-            thread.join()
-            backend.close()
+    with open_domain("xen:") as dom0, serving(dom0, directory, **options):
+        yield dom0
 
 
 @pytest.fixture
@@ -83,7 +64,7 @@ def image(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("engine", ["io_uring", "threads"])
 def test_every_byte_is_right(image: Path, tmp_path: Path, persistent: bool, flag: bool, engine: str) -> None:
-    with serving(tmp_path / "run", engine=engine) as dom0, attached(dom0, image), open_domain("xen:") as guest:
+    with backend(tmp_path / "run", engine=engine) as dom0, attached(dom0, image), open_domain("xen:") as guest:
         with Disk.open(guest, DEVID, flag=flag, persistent=persistent, timeout=PATIENCE) as disk:
             assert disk.read(0, SIZE) == PATTERN
             disk.write(1536, PATTERN[:300 * 512])
@@ -101,7 +82,7 @@ def test_nothing_leaks(image: Path, tmp_path: Path, until: Callable[..., None]) 
         return sum(fd.startswith("/dev/xen/") for fd in fds), sum("/dev/xen/" in line for line in maps)
 
     before = held()
-    with serving(tmp_path / "run") as dom0, attached(dom0, image), open_domain("xen:") as guest:
+    with backend(tmp_path / "run") as dom0, attached(dom0, image), open_domain("xen:") as guest:
         with Disk.open(guest, DEVID, timeout=PATIENCE) as disk:
             assert disk.read(0, 4096) == PATTERN[:4096]
             assert held() != before
