@@ -1,5 +1,6 @@
-# In a guest: /dev/xvda is slower in its first half. Three writers are there and one in the second half, each with a place of
-# its own, write another pattern every round, and read it back; eight rounds.
+# In a guest: three writers in /dev/xvda's first half, each with a place of its own, write another pattern every round, and
+# read it back; ten rounds. A fourth does the same in the second half, in rounds of its own, until they are through: it goes on
+# while the first half answers nothing.
 # shellcheck shell=dash
 disk=/dev/xvda
 until [ -b $disk ]; do sleep 0.1; done
@@ -15,16 +16,25 @@ each() {
         "$1" $place 6 &
         parts="$parts $!"
     done
-    "$1" "$half" 24 &
-    parts="$parts $!"
     for part in $parts; do wait "$part" || exit "$2"; done
 }
 check() { [ "$(get "$1" "$2" | sha256sum)" = "$(pattern "$1" "$2" | sha256sum)" ]; }
+(
+    round=0
+    until [ -e /through ]; do
+        put "$half" 8 || exit 3
+        check "$half" 8 || exit 4
+        round=$(((round + 1) % 8))
+    done
+) &
+other=$!
 round=0
-while [ $round -lt 8 ]; do
+while [ $round -lt 10 ]; do
     each put 1
     each check 2
     round=$((round + 1))
     echo "guest: round $round done"
 done
+: >/through
+wait $other || exit
 echo "guest: disk $(sha256sum <$disk | cut -c1-64)"

@@ -35,10 +35,13 @@ passed() {
     echo "pass  $script: $scenario" | tee -a "$summary"
     scenario=
 }
+# on_failure: what a script must do before its guests can be destroyed; its own where it has one.
+on_failure() { :; }
 ended() {
     local status=$?
     rm -rf "$counts"
     [ "$status$scenario" != 0 ] || return 0
+    on_failure
     echo "FAIL  $script: ${scenario:-outside its scenarios}" | tee -a "$summary"
     # The next script finds a host without guests, backend and xl's script all the same.
     xl list | awk 'NR > 1 && $2 > 0 { print $2 }' | while read -r domid; do xl destroy "$domid"; done

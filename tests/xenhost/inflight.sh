@@ -1,5 +1,5 @@
-# What ends while requests are in flight, out of order: the storage takes 0.4 s in its first half and 0.1 s in its second.
-# The backend is killed or told to end and comes back; a disk is taken away; a guest is destroyed.
+# What ends while requests are in flight, out of order: the storage takes 0.1 s a request, and its first half answers nothing
+# while it is held. The backend is killed or told to end and comes back; a disk is taken away; a guest is destroyed.
 # shellcheck shell=bash
 . ./host.sh
 modprobe dm-delay
@@ -7,9 +7,15 @@ export DM_DISABLE_UDEV=1 # udevd does not run here: dmsetup makes the node itsel
 xenpv host install
 fresh_image 32M /tmp/a.img
 loop=$(losetup -f --show /tmp/a.img)
-printf '0 32768 delay %s 0 400\n32768 32768 delay %s 32768 100\n' "$loop" "$loop" | dmsetup create uneven
+dmsetup create first --table "0 32768 delay $loop 0 100"
+printf '0 32768 linear /dev/mapper/first 0\n32768 32768 delay %s 32768 100\n' "$loop" | dmsetup create uneven
 disk=/dev/mapper/uneven
 start_backend
+
+# hold, release: requests to the first half wait in between; those of a dead process too, and with them its lock of the image.
+hold() { dmsetup suspend --nolockfs first; }
+release() { dmsetup resume first; }
+on_failure() { release || true; }
 
 # overtaken DOMID DEVID: how many requests are unanswered though a later one is answered, by the queues' journals
 # (xenpv/core/journal.h).
@@ -27,7 +33,19 @@ for path in sys.argv[1:]:
 print(total)
 END
 }
-some_overtaken() { [ "$(overtaken "$domid" "$1")" -gt 0 ]; }
+some_overtaken() { [ "$(overtaken "$domid" 51712)" -gt 0 ]; }
+# hold_some: from now on requests are unanswered that were overtaken, until release.
+hold_some() {
+    hold
+    until_true 60 some_overtaken || die "nothing is out of order"
+}
+# end_backend: SIGTERM, and then the storage goes on.
+end_backend() {
+    kill "$backend"
+    release
+    wait "$backend" || die "the backend ended with status $?"
+    backend=
+}
 rounds() { grep -ac "guest: round" "$(console uneven)"; }
 more_rounds() { [ "$(rounds)" -gt "$1" ]; }
 
@@ -36,20 +54,21 @@ guest_config uneven guest_uneven.sh "disk = [\"$disk,raw,xvda,w\"]"
 xenpv create /tmp/uneven.cfg
 domid=$(xenpv domid uneven)
 guest_says uneven "guest: round 1 " 120
-total=0
-for end in kill_backend stop_backend kill_backend; do
-    until_true 60 some_overtaken 51712 || die "nothing is out of order"
+for end in kill_backend end_backend kill_backend; do
+    hold_some
+    seen=$(rounds)
     $end
     left=$(overtaken "$domid" 51712)
-    say "$end after $(rounds) rounds: $left requests overtaken and not answered"
-    [ $end = kill_backend ] || [ "$left" = 0 ] || die "SIGTERM left requests unanswered"
-    total=$((total + left))
+    say "$end after $seen rounds: $left requests overtaken and not answered"
+    case $end in
+        kill_backend) [ "$left" -gt 0 ] || die "requests were answered that the storage held" ;;
+        *) [ "$left" = 0 ] || die "SIGTERM left requests unanswered" ;;
+    esac
     key_is "/local/domain/0/backend/vbd/$domid/51712/state" 4 || die "the state is not 4 any more"
-    seen=$(rounds)
     start_backend
+    release
     until_true 60 more_rounds "$seen" || die "the guest does not go on"
 done
-[ $total -gt 0 ] || die "no kill met requests out of order"
 guest_ends uneven 180
 image_is_right uneven /tmp/a.img
 
@@ -58,8 +77,12 @@ rm -f "$(console uneven)"
 xl create -q /tmp/uneven.cfg 'disk = ["script=block-xenpv,vdev=xvda,target=/dev/mapper/uneven"]'
 domid=$(xl domid uneven)
 guest_says uneven "guest: round 1 " 120
-until_true 60 some_overtaken 51712 || die "nothing is out of order"
-xl destroy uneven
+hold_some
+xl destroy uneven &
+destroying=$!
+until_true 20 key_is "/local/domain/0/backend/vbd/$domid/51712/online" 0 || die "xl does not take the disk"
+release
+wait $destroying || die "xl destroy fails"
 
 scenario "a disk is detached under I/O: it ends for the guest as with the kernel's backend, and what was written stands"
 guest_config detach guest_detach.sh
@@ -87,6 +110,6 @@ xl destroy detach
 passed
 
 stop_backend
-dmsetup remove uneven
+dmsetup remove uneven first
 losetup -d "$loop"
 xenpv host uninstall
