@@ -177,9 +177,9 @@ def _remove(transaction: Transaction, path: str) -> None:
 
 
 def _remove_vbd(store: Store, place: VbdPlace) -> None:
-    """Take every node of a vbd away, and the directories that are empty then."""
+    """Take every node of a vbd away, and the directories that are empty then, as libxl does (libxl__xs_path_cleanup)."""
     def remove(transaction: Transaction) -> None:
-        for path, levels in ((place.frontend, 0), (place.backend, 1), (place.libxl, 3)):
+        for path, levels in ((place.frontend, 0), (place.backend, 3), (place.libxl, 3)):
             _remove(transaction, path)
             for _ in range(levels):
                 path = path.rpartition("/")[0]

@@ -47,7 +47,7 @@ def attach(store: Store, place: VbdPlace, timeout: float = 10) -> None:
 def nothing_left(store: Store, place: VbdPlace) -> bool:
     return not any(store.exists(path) for path in (
         place.frontend, place.backend, place.libxl, f"/libxl/{place.frontend_domid}",
-        f"/local/domain/0/backend/vbd/{place.frontend_domid}"))
+        "/local/domain/0/backend"))
 
 
 def test_attach_writes_the_nodes_for_their_owners(uri: str, store: Store, place: VbdPlace) -> None:
