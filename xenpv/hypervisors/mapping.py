@@ -96,7 +96,7 @@ class Mapper:
     def __init__(self, open_core: Callable[[], Core], trouble: str, kind: type[MappedPages] = MappedPages) -> None:
         self.lock = threading.Lock()
         self.mapped: set[MappedPages] = set()
-        self._open_core = open_core
+        self.open_core = open_core
         self._trouble = trouble
         self._kind = kind
         self._core: Core | None = None
@@ -108,7 +108,7 @@ class Mapper:
         if self._closed:
             raise ClosedError("this domain was closed")
         if not self._core:
-            self._core = self._open_core()
+            self._core = self.open_core()
         return self._core
 
     def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:

@@ -13,20 +13,18 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
-from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.errors import ClosedError, GrantError, HypervisorError, LocalProtocolError
 
+from ..base import IN_USE, OwnPages
 from . import calls
 from .calls import PAGE_SIZE, SEGMENT_PAGES, SEGMENT_SIZE, TABLE_ENDED, Call, Op, Refused
 from .link import Link
 
 _PAGES_MAX = 1 << 18
 _TABLE_STRIDE = max(PAGE_SIZE, mmap.PAGESIZE)
-_IN_USE = "a slice of shared pages is still in use: release it before close()"
 _NO_SPACE, _BAD_DOMAIN = -13, -2
 
 
@@ -150,7 +148,7 @@ class OwnRegion:
         del self._memory
 
 
-class EmulatedSharedPages(Closing):
+class EmulatedSharedPages(OwnPages):
     """SharedPages of the emulated Xen."""
 
     def __init__(self, owner: Sharing, region: OwnRegion, first: int, count: int) -> None:
@@ -158,28 +156,14 @@ class EmulatedSharedPages(Closing):
         self.region = region
         self.first = first
         self.count = count
-        self._refs = tuple(region.refs(first, count))
         lent = region.lend(first, count)
         self._in_use = weakref.ref(lent)
-        self._memory: memoryview | None = memoryview(lent)
+        super().__init__(region.refs(first, count), memoryview(lent))
         self._to_clear: set[int] = set()
-
-    @property
-    def refs(self) -> Sequence[int]:
-        return self._refs
-
-    @property
-    def memory(self) -> memoryview:
-        if self._memory is None:
-            raise ClosedError("these shared pages were closed")
-        return self._memory
 
     def on_unmap(self, *, clear: int) -> None:
         """See xenpv.domain.SharedPages. Raises GrantError, ValueError."""
-        if self._memory is None:
-            raise ClosedError("these shared pages were closed")
-        if not 0 <= clear < self.count * PAGE_SIZE:
-            raise ValueError(f"byte {clear} is not within the {self.count} pages")
+        self._check(clear)
         self._owner.clear_at_end(self, clear, True)
         self._to_clear = {byte for byte in self._to_clear if byte // PAGE_SIZE != clear // PAGE_SIZE} | {clear}
 
@@ -190,11 +174,11 @@ class EmulatedSharedPages(Closing):
         try:
             self._memory.release()
         except BufferError as error:
-            raise LocalProtocolError(_IN_USE) from error
+            raise LocalProtocolError(IN_USE) from error
         lent = self._in_use()
         if lent is not None:  # a slice does not hold the memoryview that it was taken from, but what that one exports
             self._memory = memoryview(lent)
-            raise LocalProtocolError(_IN_USE)
+            raise LocalProtocolError(IN_USE)
         self._memory = None
         for byte in self._to_clear:
             self.region.clear(self.first, byte)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Sequence
 
-from xenpv.closing import Closing
 from xenpv.core import ffi, lib
-from xenpv.domain import EventChannel, Store
-from xenpv.errors import ClosedError, GrantError, HypervisorError, StoreError, UsageError
+from xenpv.domain import EventChannel
+from xenpv.errors import GrantError, HypervisorError, StoreError, UsageError
 from xenpv.store import XenStore
 
+from ..base import BaseDomain
 from ..mapping import Core, MappedPages, Mapper
 from .channels import Channels
 from .devices import GNTDEV, control_domain, on_xen
 from .kernel import VbdDriver
-from .sharing import Sharing, XenSharedPages
+from .sharing import Sharing
 
 
 def open_core() -> Core:
@@ -44,21 +42,7 @@ class XenMappedPages(MappedPages):
             raise GrantError(f"cannot have the kernel act when pages are unmapped ({os.strerror(-result)})")
 
 
-class XenGrants:
-    """The Grants of this domain."""
-
-    def __init__(self, sharing: Sharing, mapper: Mapper) -> None:
-        self._sharing = sharing
-        self._mapper = mapper
-
-    def share(self, domid: int, count: int = 1, *, writable: bool = True) -> XenSharedPages:
-        return self._sharing.share(domid, count, writable=writable)
-
-    def map(self, domid: int, refs: Sequence[int], *, writable: bool = True) -> MappedPages:
-        return self._mapper.map(domid, refs, writable=writable)
-
-
-class XenDomain(Closing):
+class XenDomain(BaseDomain):
     """The Domain of ``xen:``. Closing it ends its grants, mappings and ports.
 
     The devices are opened when they are first used. Raises UsageError for another URI, HypervisorError where this
@@ -71,19 +55,9 @@ class XenDomain(Closing):
         if not on_xen():
             raise HypervisorError("xen: this kernel does not run on Xen; the emulated Xen needs none: set "
                                   "XENPV_HYPERVISOR=emulated: and start it with `xenpv emu up`")
-        self._uri = uri
-        self._sharing = Sharing()
-        self._mapper = Mapper(open_core, "is enough memory free?", XenMappedPages)
-        self._grants = XenGrants(self._sharing, self._mapper)
-        self._events = Channels()
-        self._store: XenStore | None = None
+        # The store: by xenstored's socket where there is one, else by the kernel.
+        super().__init__(uri, Sharing(), Mapper(open_core, "is enough memory free?", XenMappedPages), Channels(), XenStore)
         self._domid: int | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def _open(self) -> None:
-        if self._closed:
-            raise ClosedError("xen: was closed")
 
     @property
     def domid(self) -> int:
@@ -103,43 +77,6 @@ class XenDomain(Closing):
             raise HypervisorError(f"xen: {value[:20]!r}, which the store says, is no domain number")
         return int(value)
 
-    @property
-    def uri(self) -> str:
-        return self._uri
-
-    @property
-    def grants(self) -> XenGrants:
-        self._open()
-        return self._grants
-
-    @property
-    def events(self) -> Channels:
-        self._open()
-        return self._events
-
-    @property
-    def store(self) -> Store:
-        """Connected when it is first asked for: by xenstored's socket where there is one, else by the kernel."""
-        self._open()
-        with self._lock:
-            if self._store is None:
-                self._store = XenStore()
-            return self._store
-
-    def open_core(self) -> Core:
-        self._open()
-        return open_core()
-
     def kernel_driver(self, devid: int) -> VbdDriver:
         """See xenpv.domain.Domain."""
         return VbdDriver(devid)
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._events.close()
-        self._mapper.close()
-        self._sharing.close()
-        if self._store is not None:
-            self._store.close()

@@ -14,38 +14,26 @@ import os
 import threading
 from collections.abc import Sequence
 
-from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, EventChannel
 from xenpv.errors import ClosedError, GrantError, LocalProtocolError
 
+from ..base import IN_USE, OwnPages
 from .devices import GNTALLOC, GNTALLOC_LIMIT
 
 _PAGES_MAX = 65536
-_IN_USE = "a slice of shared pages is still in use: release it before close()"
 _GENERAL, _BAD_DOMAIN, _NO_SPACE = -1, -2, -13
 _DOMID_FIRST_RESERVED = 0x7FF0
 
 
-class XenSharedPages(Closing):
+class XenSharedPages(OwnPages):
     """SharedPages of real Xen."""
 
     def __init__(self, owner: Sharing, index: int, refs: Sequence[int], pages: mmap.mmap) -> None:
         self._owner = owner
         self._index = index
-        self._refs = tuple(refs)
         self._pages = pages
-        self._memory: memoryview | None = memoryview(pages)
-
-    @property
-    def refs(self) -> Sequence[int]:
-        return self._refs
-
-    @property
-    def memory(self) -> memoryview:
-        if self._memory is None:
-            raise ClosedError("these shared pages were closed")
-        return self._memory
+        super().__init__(refs, memoryview(pages))
 
     def on_unmap(self, *, clear: int | None = None, notify: EventChannel | None = None) -> None:
         """What the kernel does when these pages are ours no more, also when this process dies.
@@ -53,10 +41,7 @@ class XenSharedPages(Closing):
         `clear`: set this byte to 0. `notify`: send an event through this channel. A later call for the same page
         replaces the earlier. Raises GrantError, ValueError.
         """
-        if self._memory is None:
-            raise ClosedError("these shared pages were closed")
-        if clear is not None and not 0 <= clear < len(self._refs) * PAGE_SIZE:
-            raise ValueError(f"byte {clear} is not within the {len(self._refs)} pages")
+        self._check(clear or 0)
         self._owner.unmap_notify(self._index + (clear or 0), clear is not None, notify)
 
     def close(self) -> None:
@@ -68,7 +53,7 @@ class XenSharedPages(Closing):
             self._pages.close()
         except BufferError as error:
             self._memory = memoryview(self._pages)
-            raise LocalProtocolError(_IN_USE) from error
+            raise LocalProtocolError(IN_USE) from error
         self._memory = None
         self._owner.unshare(self, self._index, len(self._refs))
 
