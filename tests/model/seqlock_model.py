@@ -21,9 +21,11 @@ from .operations import Process, Steps, consume, fence, load, release, store
 from .properties import MASK
 from .scheduler import Program, State, Step
 
-__all__ = ["FORWARD", "NS", "QUIET", "Reader", "SEQUENCE", "SeqlockMachine", "TICK", "TRIES", "UNTORN",
+__all__ = ["FORWARD", "Found", "NS", "QUIET", "Reader", "SEQUENCE", "SeqlockMachine", "TICK", "TRIES", "UNTORN",
            "UPDATES", "Writer", "ns_of"]
 
+Found = tuple[int, int] | None
+"""Tick and nanoseconds, or nothing to be believed."""
 SEQUENCE, TICK, NS = range(3)
 UPDATES, TRIES, READS = 2, 2, 2
 UNTORN = "untorn: tick and nanoseconds that are handed over belong together"
@@ -50,11 +52,23 @@ class Writer:
         """One write of the page."""
         word = yield load(SEQUENCE)
         odd = word | 1
+        yield from self.begin(odd)
+        yield from self.fields(tick)
+        yield from self.end(odd + 1 & MASK)
+
+    def begin(self, odd: int) -> Steps[None]:
+        """Before the fields."""
         yield store(SEQUENCE, odd)
         yield fence()
+
+    def fields(self, tick: int) -> Steps[None]:
+        """Both of them."""
         yield store(TICK, tick)
         yield store(NS, ns_of(tick))
-        yield release(SEQUENCE, odd + 1 & MASK)
+
+    def end(self, even: int) -> Steps[None]:
+        """Behind the fields."""
+        yield release(SEQUENCE, even)
 
     def run(self) -> Process:
         """All of them."""
@@ -78,15 +92,20 @@ class Reader:
         tries = 0
         while tries < TRIES:
             tries += 1
-            before = yield load(SEQUENCE)
-            if before & 1:
-                continue
-            tick = yield load(TICK)
-            ns = yield load(NS)
-            after = yield load(SEQUENCE)
-            if after == before:
-                yield consume(0, tick, ns)
+            found = yield from self.attempt()
+            if found:
+                yield consume(0, *found)
                 return
+
+    def attempt(self) -> Steps[Found]:
+        """One try."""
+        before = yield load(SEQUENCE)
+        if before & 1:
+            return None
+        tick = yield load(TICK)
+        ns = yield load(NS)
+        after = yield load(SEQUENCE)
+        return (tick, ns) if after == before else None
 
     def run(self) -> Process:
         """Both of them."""

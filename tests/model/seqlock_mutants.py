@@ -5,7 +5,8 @@ from __future__ import annotations
 from .memory import Order
 from .operations import Steps, consume, fence, load, release, store
 from .properties import MASK
-from .seqlock_model import FORWARD, NS, QUIET, SEQUENCE, TICK, TRIES, UNTORN, UPDATES, Reader, Writer, ns_of
+from .seqlock_model import (FORWARD, NS, QUIET, SEQUENCE, TICK, TRIES, UNTORN, UPDATES, Found, Reader, Writer,
+                            ns_of)
 
 __all__ = ["MUTANTS"]
 
@@ -13,11 +14,8 @@ __all__ = ["MUTANTS"]
 class NeverOdd(Writer):
     """The word changes only after the fields."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
-        yield release(SEQUENCE, word + 2 & MASK)
+    def begin(self, odd: int) -> Steps[None]:
+        yield from ()
 
 
 class OddAfterAField(Writer):
@@ -49,160 +47,106 @@ class EvenBeforeAField(Writer):
 class NoFenceBehindOdd(Writer):
     """Fields may overtake the odd word where stores are not ordered."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        odd = word | 1
+    def begin(self, odd: int) -> Steps[None]:
         yield store(SEQUENCE, odd)
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
-        yield release(SEQUENCE, odd + 1 & MASK)
 
 
 class OddReleased(Writer):
     """A store-release in place of the fence: it orders what comes before it, not what comes after."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        odd = word | 1
+    def begin(self, odd: int) -> Steps[None]:
         yield release(SEQUENCE, odd)
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
-        yield release(SEQUENCE, odd + 1 & MASK)
 
 
 class EvenNotReleased(Writer):
     """The even word may overtake the fields where stores are not ordered."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        odd = word | 1
-        yield store(SEQUENCE, odd)
-        yield fence()
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
-        yield store(SEQUENCE, odd + 1 & MASK)
+    def end(self, even: int) -> Steps[None]:
+        yield store(SEQUENCE, even)
 
 
 class StaysOdd(Writer):
     """The word is never even again."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        yield store(SEQUENCE, word | 1)
-        yield fence()
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
+    def end(self, even: int) -> Steps[None]:
+        yield from ()
 
 
 class BackToTheSameWord(Writer):
     """The word is a lock and no counter: even again, it is what it was."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        yield store(SEQUENCE, word | 1)
-        yield fence()
-        yield store(TICK, tick)
-        yield store(NS, ns_of(tick))
-        yield release(SEQUENCE, word & ~1)
+    def end(self, even: int) -> Steps[None]:
+        yield release(SEQUENCE, even - 2 & MASK)
 
 
 class EarlierTick(Writer):
     """The clock was set back, and the page follows it."""
 
-    def update(self, tick: int) -> Steps[None]:
-        word = yield load(SEQUENCE)
-        odd = word | 1
-        yield store(SEQUENCE, odd)
-        yield fence()
+    def fields(self, tick: int) -> Steps[None]:
         yield store(TICK, UPDATES + 1 - tick)
         yield store(NS, ns_of(UPDATES + 1 - tick))
-        yield release(SEQUENCE, odd + 1 & MASK)
 
 
 class NoSecondLook(Reader):
     """The fields are believed because the word was even before."""
 
-    def read(self) -> Steps[None]:
-        tries = 0
-        while tries < TRIES:
-            tries += 1
-            before = yield load(SEQUENCE)
-            if before & 1:
-                continue
-            tick = yield load(TICK)
-            ns = yield load(NS)
-            yield consume(0, tick, ns)
-            return
+    def attempt(self) -> Steps[Found]:
+        before = yield load(SEQUENCE)
+        if before & 1:
+            return None
+        tick = yield load(TICK)
+        ns = yield load(NS)
+        return tick, ns
 
 
 class SecondLookTooEarly(Reader):
     """The word is looked at again before the last field."""
 
-    def read(self) -> Steps[None]:
-        tries = 0
-        while tries < TRIES:
-            tries += 1
-            before = yield load(SEQUENCE)
-            if before & 1:
-                continue
-            tick = yield load(TICK)
-            after = yield load(SEQUENCE)
-            ns = yield load(NS)
-            if after == before:
-                yield consume(0, tick, ns)
-                return
+    def attempt(self) -> Steps[Found]:
+        before = yield load(SEQUENCE)
+        if before & 1:
+            return None
+        tick = yield load(TICK)
+        after = yield load(SEQUENCE)
+        ns = yield load(NS)
+        return (tick, ns) if after == before else None
 
 
 class FieldBeforeTheWord(Reader):
     """A field is read before the first look."""
 
-    def read(self) -> Steps[None]:
-        tries = 0
-        while tries < TRIES:
-            tries += 1
-            tick = yield load(TICK)
-            before = yield load(SEQUENCE)
-            if before & 1:
-                continue
-            ns = yield load(NS)
-            after = yield load(SEQUENCE)
-            if after == before:
-                yield consume(0, tick, ns)
-                return
+    def attempt(self) -> Steps[Found]:
+        tick = yield load(TICK)
+        before = yield load(SEQUENCE)
+        if before & 1:
+            return None
+        ns = yield load(NS)
+        after = yield load(SEQUENCE)
+        return (tick, ns) if after == before else None
 
 
 class OddIsTakenToo(Reader):
     """Only that the word is the same is asked for."""
 
-    def read(self) -> Steps[None]:
-        tries = 0
-        while tries < TRIES:
-            tries += 1
-            before = yield load(SEQUENCE)
-            tick = yield load(TICK)
-            ns = yield load(NS)
-            after = yield load(SEQUENCE)
-            if after == before:
-                yield consume(0, tick, ns)
-                return
+    def attempt(self) -> Steps[Found]:
+        before = yield load(SEQUENCE)
+        tick = yield load(TICK)
+        ns = yield load(NS)
+        after = yield load(SEQUENCE)
+        return (tick, ns) if after == before else None
 
 
 class EvenIsEnough(Reader):
     """Only that the word is even both times is asked for."""
 
-    def read(self) -> Steps[None]:
-        tries = 0
-        while tries < TRIES:
-            tries += 1
-            before = yield load(SEQUENCE)
-            if before & 1:
-                continue
-            tick = yield load(TICK)
-            ns = yield load(NS)
-            after = yield load(SEQUENCE)
-            if not after & 1:
-                yield consume(0, tick, ns)
-                return
+    def attempt(self) -> Steps[Found]:
+        before = yield load(SEQUENCE)
+        if before & 1:
+            return None
+        tick = yield load(TICK)
+        ns = yield load(NS)
+        after = yield load(SEQUENCE)
+        return None if after & 1 else (tick, ns)
 
 
 class HandsOverWhatIsLeft(Reader):

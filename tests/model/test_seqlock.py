@@ -58,7 +58,7 @@ def test_only_relaxed_stores_show_a_missing_order(kind: type[Writer]) -> None:
 def test_processes_hide_nothing_outside_their_locals(name: str) -> None:
     tree = ast.parse((HERE / name).read_text())
     processes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
-                 and node.name in ("update", "read", "run")]
+                 and ast.unparse(node.returns or ast.Constant(None)).startswith(("Steps", "Process"))]
     allowed = {node.value for node in ast.walk(tree) if isinstance(node, (ast.Expr, ast.Assign))}
     yields = [node for each in processes for node in ast.walk(each) if isinstance(node, (ast.Yield, ast.YieldFrom))]
     loops = [node for each in processes for node in ast.walk(each) if isinstance(node, (ast.For, ast.With, ast.Try))]
