@@ -70,8 +70,8 @@ class Agreement:
 class Attached(Protocol):
     """What a `Device` holds of its connection."""
 
-    def stop(self) -> None:
-        """Take no new request; those in flight are answered before it returns."""
+    def drain(self) -> bool:
+        """Take no new request: True once those in flight are answered. Does not wait."""
         ...
 
     def resize(self, sectors: int) -> None:
@@ -128,10 +128,9 @@ class Connection:
         self._queues.append(queue)
         self._pages.append(counters.memory)
 
-    def stop(self) -> None:
+    def drain(self) -> bool:
         """See Attached."""
-        for queue in self._queues:
-            self._pool.remove(queue)
+        return all([self._pool.drain(queue) for queue in self._queues])
 
     def resize(self, sectors: int) -> None:
         """See Attached."""

@@ -28,7 +28,8 @@ from . import log
 from .clock import Clock
 from .connection import Connector
 from .control import Control
-from .device import Device, read
+from .device import Device
+from .keys import read
 from .log import LOGGER
 from .options import BackendOptions, load_options
 from .pool import ServicePool
@@ -94,7 +95,7 @@ class Backend(Closing):
             self._directory = made.enter_context(BackendDirectory(rundir))
             made.callback(self._clean)
             self._clock = made.enter_context(Clock(domain))
-            self._pool = made.enter_context(ServicePool(self._on_halt, engine=options.engine))
+            self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.engine))
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock.page)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
@@ -132,6 +133,10 @@ class Backend(Closing):
         """In a service thread."""
         self._halts.append(queue)
         os.eventfd_write(self._wake, 1)
+
+    def _on_drained(self, queue: Queue) -> None:
+        """In a thread of the pool."""
+        self.soon(lambda: self._watcher.drained(queue))
 
     def soon(self, errand: Callable[[], None]) -> None:
         """Have serve() call it in its next turn. For a signal handler, which may log nothing itself, and for any thread."""

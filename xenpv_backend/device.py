@@ -5,7 +5,8 @@ RULES
 - A state is written in one transaction with the keys that go with it, and only over the state that was decided upon.
 - What the frontend wrote costs the frontend: its connection ends. What is wrong on our own side while a running vbd is
   being adopted costs time: it is tried again, and the state stays Connected, for 5 or 6 would end the guest's disk.
-- A Device never waits. What has to be tried again has a `deadline`.
+- A Device never waits. What has to be tried again has a `deadline`. A connection that is to end drains first, and until it
+  has nothing is done and nothing written: of a storage that hangs that may be for ever, and the other disks go on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from xenpv.domain import Store, Transaction
-from xenpv.errors import (DeviceError, HypervisorError, NoEntryError, RemoteProtocolError, StorageError, StoreError,
+from xenpv.errors import (DeviceError, HypervisorError, RemoteProtocolError, StorageError, StoreError,
                           XenpvError)
 from xenpv.timepage import own_clock_is_cheap
 from xenpv.wire.blkif import DiskInfo
@@ -24,6 +25,7 @@ from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, Back
                           FrontendRings, Role, Situation, Step, VbdPlace, XenbusState, next_step, parse_state)
 
 from .connection import Agreement, Attached
+from .keys import Keys, read
 from .log import VbdLog
 from .options import BackendOptions
 from .queue import Queue
@@ -43,25 +45,6 @@ SOON, LATER = 0.05, 1.0
 
 _FLAG_ADVERT = "feature-xenpv-notify-flag"
 _INDIRECT_ADVERT = "feature-max-indirect-segments"
-
-
-class Keys:
-    """A directory of the store as `Record.parse` reads it."""
-
-    def __init__(self, store: Transaction, path: str) -> None:
-        self._store = store
-        self._path = path
-
-    def get(self, name: str, /) -> bytes | None:
-        return read(self._store, f"{self._path}/{name}")
-
-
-def read(store: Transaction, path: str) -> bytes | None:
-    """The value of `path`, None without the node. Raises StoreError."""
-    try:
-        return store.read(path)
-    except NoEntryError:
-        return None
 
 
 class Connects(Protocol):
@@ -103,6 +86,7 @@ class Device:
         self._trying_since: float | None = None
         self._complaint = ""
         self._refused = False
+        self._draining_since: float | None = None
         self._error_said = False
         self._fault: XenpvError | None = None
         self._state = XenbusState.UNKNOWN
@@ -122,10 +106,14 @@ class Device:
 
     def halted(self, queue: Queue) -> bool:
         """The frontend broke the rules of `queue`, if that is one of ours: the next turn() ends the connection."""
-        if self._connection is None or not self._connection.holds(queue):
+        if not self.holds(queue):
             return False
         self._fault = RemoteProtocolError("the frontend broke the ring's rules")
         return True
+
+    def holds(self, queue: Queue) -> bool:
+        """Whether it is one of ours."""
+        return self._connection is not None and self._connection.holds(queue)
 
     def turn(self) -> None:
         """Look, and do what follows. Raises StoreConnectionError when the store cannot be reached."""
@@ -134,12 +122,16 @@ class Device:
             return
         for _ in range(STEPS_PER_TURN):
             now = self._look()
+            step = FAILED if self._fault is not None else next_step(now)
+            if not self._is_drained(now, step):
+                return
             if self._fault is not None:
                 fault, self._fault = self._fault, None
                 if self._connection is not None:
                     self._fail(now, fault)
                 continue
-            step = next_step(now)
+            if now.attached and self._connection is None:
+                continue
             if self._is_refused(now) or not (step.actions or step.state) or not self._do(now, step):
                 break
         else:
@@ -193,6 +185,23 @@ class Device:
                          and now.peer is XenbusState.INITIALISING)
         return self._refused and now.own is XenbusState.CLOSED and now.online
 
+    def _is_drained(self, now: Situation, step: Step) -> bool:
+        """Whether the step may be taken: one that lets go of a connection only once what was taken is answered."""
+        ends = not {Action.STOP, Action.DISCONNECT}.isdisjoint(step.actions)
+        changed = self._draining_since is not None and now.own is XenbusState.CONNECTED
+        if self._connection is None or not (ends or changed):
+            return True
+        if self._draining_since is None:
+            self._draining_since = self._clock()
+        if self._connection.drain():
+            if not ends:
+                self._disconnect(keep=True)  # somebody wants it connected after all: it is adopted
+            return True
+        self.deadline = self._draining_since + LATER
+        if self._clock() >= self.deadline:
+            self._try_again(LATER, f"{step.why}: waits for the storage, which has not answered what it has taken")
+        return False
+
     # Doing.
 
     def _do(self, now: Situation, step: Step) -> bool:
@@ -238,8 +247,6 @@ class Device:
                 return self._connect()
             case Action.ADOPT:
                 self._adopt()
-            case Action.STOP if self._connection is not None:
-                self._connection.stop()
             case Action.DISCONNECT:
                 self._disconnect(keep=False)
             case Action.FORGET:
@@ -382,6 +389,7 @@ class Device:
 
     def _disconnect(self, *, keep: bool) -> None:
         connection, self._connection = self._connection, None
+        self._draining_since = None
         if connection is not None:
             try:
                 connection.close(keep=keep)
@@ -416,7 +424,7 @@ class Device:
 
         Raises StorageError, StoreError; DeviceError when the disk is not connected.
         """
-        if self._connection is None or self._storage is None:
+        if self._connection is None or self._storage is None or self._draining_since is not None:
             raise DeviceError(f"domid {self.place.frontend_domid} devid {self.place.devid} is not connected: its size "
                               "is read when it is")
         facts = self._storage.refresh() if size is None else self._storage.grow(size)

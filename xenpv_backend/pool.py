@@ -130,18 +130,49 @@ class PythonServer:
                 done.set()
 
 
+class Drain:
+    """A thread that waits until a server has let go of `queue`: with a storage that hangs, for ever."""
+
+    def __init__(self, server: Server, queue: Queue, on_drained: Callable[[Queue], None]) -> None:
+        self.done = False
+        self._server = server
+        self._queue = queue
+        self._on_drained = on_drained
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="xenpv-drain", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._server.remove(self._queue)
+        except Exception as error:  # whoever waits is told
+            self._error = error
+        self.done = True
+        self._on_drained(self._queue)
+
+    def wait(self) -> None:
+        """Until it is done. Raises what the server's remove() raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
 class ServicePool(Closing):
     """Distributes queues over threads. For the main thread alone.
 
-    `on_halt` is called in a service thread for a queue whose frontend broke the ring's rules; it must not block.
+    `on_halt` is called in a service thread for a queue whose frontend broke the ring's rules, `on_drained` in another one
+    for a queue that drain() was asked for and that has; they must not block.
     """
 
-    def __init__(self, on_halt: Callable[[Queue], None], *, engine: str = "auto", threads: int | None = None) -> None:
+    def __init__(self, on_halt: Callable[[Queue], None], on_drained: Callable[[Queue], None], *, engine: str = "auto",
+                 threads: int | None = None) -> None:
         self._on_halt = on_halt
+        self._on_drained = on_drained
         self._engine = engine
         self._limit = len(os.sched_getaffinity(0)) if threads is None else threads
         self._services: list[Service] = []
         self._servers: dict[int, Server] = {}
+        self._drains: dict[int, Drain] = {}
 
     def add(self, queue: Queue, storage: Storage) -> None:
         """Serve `queue`. Raises StorageError when the engine asked for cannot be had."""
@@ -158,17 +189,28 @@ class ServicePool(Closing):
             raise
 
     def _service(self) -> Service:
-        if len(self._services) < self._limit:
+        leaving = [self._servers[queue] for queue in self._drains]  # these may be slow to answer
+        free = [service for service in self._services if service not in leaving]
+        if len(self._services) < self._limit or not free:
             self._services.append(Service(engine=self._engine, on_halt=self._on_halt))
             return self._services[-1]
-        return min(self._services, key=len)
+        return min(free, key=len)
+
+    def drain(self, queue: Queue) -> bool:
+        """Begin to serve it no more: True once its requests in flight are answered. Does not wait; remove() is still due."""
+        if id(queue) not in self._drains:
+            self._drains[id(queue)] = Drain(self._servers[id(queue)], queue, self._on_drained)
+        return self._drains[id(queue)].done
 
     def remove(self, queue: Queue) -> None:
         """Serve it no more. Returns when its requests in flight are answered."""
         server = self._servers.get(id(queue))
         if server is not None:
             try:
-                server.remove(queue)
+                if id(queue) in self._drains:
+                    self._drains.pop(id(queue)).wait()
+                else:
+                    server.remove(queue)
             finally:
                 self._drop(queue, server)
 

@@ -18,7 +18,8 @@ from xenpv.domain import Store
 from xenpv.errors import NoEntryError, RemoteProtocolError, StoreError
 from xenpv.xenbus import VbdPlace
 
-from .device import LATER, Device, read
+from .device import LATER, Device
+from .keys import read
 from .log import LOGGER
 from .queue import Queue
 
@@ -109,6 +110,12 @@ class Watcher:
         """The frontend of `queue` broke the ring's rules."""
         for place, device in self.devices.items():
             if device.halted(queue):
+                self._marked[place] = None
+
+    def drained(self, queue: Queue) -> None:
+        """What was taken from `queue` is answered, which its Device waits for."""
+        for place, device in self.devices.items():
+            if device.holds(queue):
                 self._marked[place] = None
 
     def turn(self) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from xenpv_backend import device
 from xenpv_backend.control import request
 from xenpv_backend.daemon import Backend
 from xenpv_backend.options import BackendOptions
+from xenpv_backend.storage import open_storage
+from xenpv_backend.storage.base import StorageRequest
+from xenpv_backend.storage.memory import MemoryStorage
 
 SIZE = 1 << 20
 
@@ -168,6 +172,62 @@ def test_vanished_node_releases_the_image(world: Served) -> None:
         again = world.attach(devid=DEVID + 16)
         with RawFrontend(world.guest, again) as frontend:
             assert frontend.io(Op.READ, 0, 512)[0] == 0
+
+
+class Hangs(MemoryStorage):
+    """Takes requests and does not end them before `go`."""
+
+    def __init__(self) -> None:
+        super().__init__(65536)
+        self.taken, self.go = threading.Event(), threading.Event()
+
+    def handle(self, requests: Sequence[StorageRequest]) -> None:
+        self.taken.set()
+        self.go.wait()
+        super().handle(requests)
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hangs]:
+    """The storage of a disk whose params say so."""
+    made = Hangs()
+    monkeypatch.setattr(device, "open_storage", lambda params, *more, **options: (
+        made if params == "hangs" else open_storage(params, *more, **options)))
+    yield made
+    made.go.set()
+
+
+def turn(frontend: RawFrontend) -> None:
+    """A disk that connects, is read and closes: the backend has seen all that was told it before."""
+    with frontend:
+        assert frontend.io(Op.READ, 0, 512)[0] == 0
+        frontend.close()
+        frontend.wait_backend(XenbusState.CLOSED)
+
+
+def test_a_storage_that_hangs_holds_up_its_own_disk_alone(world: Served, hangs: Hangs) -> None:
+    with RawFrontend(world.guest, world.attach("hangs")) as stuck:
+        stuck.submit(Op.READ, 0, 512)
+        assert hangs.taken.wait(10)
+        stuck.state(XenbusState.CLOSED)
+        turn(RawFrontend(world.guest, world.attach(devid=DEVID + 16)))
+        assert stuck.wait_backend(XenbusState.CONNECTED), "the request has the guest's pages still"
+        hangs.go.set()
+        stuck.wait_backend(XenbusState.CLOSED)
+        assert stuck.reap(1) == {0: 0}
+
+
+def test_a_disk_that_is_taken_away_while_its_storage_hangs(world: Served, hangs: Hangs, until: Callable[..., None]) -> None:
+    place = world.attach("hangs")
+    with RawFrontend(world.guest, place) as stuck:
+        stuck.submit(Op.READ, 0, 512)
+        assert hangs.taken.wait(10)
+        world.dom0.store.remove(place.backend)
+        turn(RawFrontend(world.guest, world.attach(devid=DEVID + 16)))
+        assert len(world.ask("list")["devices"]) == 2
+        hangs.go.set()
+        until(lambda: len(world.ask("list")["devices"]) == 1, "the disk's end")
+        assert stuck.reap(1) == {0: 0}
 
 
 def test_second_writer_is_refused(world: Served, monkeypatch: pytest.MonkeyPatch) -> None:
