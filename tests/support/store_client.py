@@ -65,6 +65,14 @@ class Client:
         return events
 
 
+def create(store: Xenstored, dom0: Client, domid: int) -> Client:
+    """What a toolstack does for a new domain; a client of it."""
+    store.introduce(domid)
+    run([(dom0, 0, f"MKDIR /local/domain/{domid}|", "OK|"),
+         (dom0, 0, f"SET_PERMS /local/domain/{domid}|n{domid}|", "OK|")])
+    return Client(store, domid)
+
+
 def run(rows: Iterable[Row]) -> None:
     """Ask every row's request in turn and compare the answers."""
     for number, (client, tx, request, expected) in enumerate(rows):

@@ -1,28 +1,10 @@
 """Domains that come and go in the emulated xenstored."""
 
 import pytest
-from tests.support.store_client import Client, run
+from tests.support.store_client import Client, create, run
 
 from xenpv.errors import StoreError
 from xenpv.hypervisors.emulated.xenstored import Xenstored, connection
-
-
-@pytest.fixture
-def store() -> Xenstored:
-    return Xenstored()
-
-
-@pytest.fixture
-def dom0(store: Xenstored) -> Client:
-    return Client(store, 0)
-
-
-def create(store: Xenstored, dom0: Client, domid: int) -> Client:
-    """What a toolstack does for a new domain."""
-    store.introduce(domid)
-    run([(dom0, 0, f"MKDIR /local/domain/{domid}|", "OK|"),
-         (dom0, 0, f"SET_PERMS /local/domain/{domid}|n{domid}|", "OK|")])
-    return Client(store, domid)
 
 
 def test_introduce_and_release_fire_once(store: Xenstored, dom0: Client) -> None:

@@ -6,23 +6,6 @@ from tests.support.store_client import Client, run
 from xenpv.hypervisors.emulated.xenstored import Xenstored
 
 
-@pytest.fixture
-def store() -> Xenstored:
-    return Xenstored()
-
-
-@pytest.fixture
-def dom0(store: Xenstored) -> Client:
-    return Client(store, 0)
-
-
-@pytest.fixture
-def guest(store: Xenstored, dom0: Client) -> Client:
-    store.introduce(3)
-    run([(dom0, 0, "MKDIR /local/domain/3|", "OK|"), (dom0, 0, "SET_PERMS /local/domain/3|n3|", "OK|")])
-    return Client(store, 3)
-
-
 @pytest.mark.parametrize("permissions, reads, writes", [
     ("n0|", False, False), ("r0|", True, False), ("w0|", False, True), ("b0|", True, True),
     ("n0|r3|", True, False), ("n0|w3|", False, True), ("n0|b3|", True, True), ("b0|n3|", False, False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.store_client import Client, run
+from tests.support.store_client import Client, create, run
 
 from xenpv.errors import LocalProtocolError
 from xenpv.hypervisors.emulated.xenstored import Quotas, Xenstored, connection
@@ -14,9 +14,7 @@ def make(quotas: Quotas = Quotas()) -> tuple[Xenstored, Client, Client]:
     """A store, its control domain's client and that of domain 3, which has its own directory."""
     store = Xenstored(quotas=quotas)
     dom0 = Client(store, 0)
-    store.introduce(3)
-    run([(dom0, 0, "MKDIR /local/domain/3|", "OK|"), (dom0, 0, "SET_PERMS /local/domain/3|n3|", "OK|")])
-    return store, dom0, Client(store, 3)
+    return store, dom0, create(store, dom0, 3)
 
 
 def test_129th_watch() -> None:

@@ -3,25 +3,6 @@
 import pytest
 from tests.support.store_client import Client, run
 
-from xenpv.hypervisors.emulated.xenstored import Xenstored
-
-
-@pytest.fixture
-def store() -> Xenstored:
-    return Xenstored()
-
-
-@pytest.fixture
-def dom0(store: Xenstored) -> Client:
-    return Client(store, 0)
-
-
-@pytest.fixture
-def guest(store: Xenstored, dom0: Client) -> Client:
-    store.introduce(3)
-    run([(dom0, 0, "MKDIR /local/domain/3|", "OK|"), (dom0, 0, "SET_PERMS /local/domain/3|n3|", "OK|")])
-    return Client(store, 3)
-
 
 def test_read_and_write(dom0: Client) -> None:
     run([

@@ -11,16 +11,6 @@ from xenpv.hypervisors.emulated.xenstored import Quotas, Xenstored
 
 
 @pytest.fixture
-def store() -> Xenstored:
-    return Xenstored()
-
-
-@pytest.fixture
-def dom0(store: Xenstored) -> Client:
-    return Client(store, 0)
-
-
-@pytest.fixture
 def other(store: Xenstored) -> Client:
     return Client(store, 0)
 

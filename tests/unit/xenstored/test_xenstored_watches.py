@@ -7,23 +7,6 @@ from xenpv.hypervisors.emulated.xenstored import Xenstored
 from xenpv.wire.xs import Decoder, Opcode
 
 
-@pytest.fixture
-def store() -> Xenstored:
-    return Xenstored()
-
-
-@pytest.fixture
-def dom0(store: Xenstored) -> Client:
-    return Client(store, 0)
-
-
-@pytest.fixture
-def guest(store: Xenstored, dom0: Client) -> Client:
-    store.introduce(3)
-    run([(dom0, 0, "MKDIR /local/domain/3|", "OK|"), (dom0, 0, "SET_PERMS /local/domain/3|n3|", "OK|")])
-    return Client(store, 3)
-
-
 def watching(client: Client, *watches: str) -> Client:
     """The client with these watches, their first events taken."""
     for watch in watches:
