@@ -8,11 +8,13 @@ import random
 from array import array
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 from xenpv.closing import Closing
 from xenpv.hypervisors import open_domain
 from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.timepage import open_reader
 from xenpv.wire.blkif import SECTOR_SIZE, Op
 from xenpv_frontend.disk import Disk
 
@@ -39,11 +41,13 @@ def leave_disks_alone() -> None:
 class GuestDisk(Closing):
     """A disk, open in this guest."""
 
-    def __init__(self, vdev: str, flag: bool, spin: bool) -> None:
+    def __init__(self, vdev: str, flag: bool, spin: bool, stamp: str | None = None) -> None:
         with ExitStack() as stack:
             domain = stack.enter_context(open_domain("xen:"))
+            if stamp:  # the page ticks, however slow the host, before the disk asks for it
+                stack.enter_context(open_reader(domain, timeout=60))
             self._disk = stack.enter_context(Disk.open(domain, vdev, flag=flag, spin_ns=DEFAULT_SPIN_NS if spin else 0,
-                                                       timeout=60))
+                                                       timeout=60, stamp=stamp))
             self._open = stack.pop_all()
 
     def close(self) -> None:
@@ -84,3 +88,21 @@ class GuestDisk(Closing):
     def counters(self) -> str:
         """The frontend's counters, as JSON."""
         return json.dumps(asdict(self._disk.stats()))
+
+    def stages(self) -> str:
+        """What the stamps of the newest requests say, as JSON.
+
+        `samples`; `known` of them, and `apart`: how much a stage of those lies before the one before it at the most;
+        `longest`: from submit to reap. In the stamps' unit.
+        """
+        samples = self._disk.samples()
+        known = [sample[:6] for sample in samples if sample.known]
+        return json.dumps({
+            "samples": len(samples), "known": len(known),
+            "apart": max((after_stamp(old, new) for stages in known for new, old in pairwise(stages)), default=0),
+            "longest": max((after_stamp(stages[0], stages[5]) for stages in known), default=0)})
+
+
+def after_stamp(old: int, new: int) -> int:
+    """From one stamp to another; both are the low 32 bits of a count."""
+    return (new - old + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -283,8 +283,8 @@ class RemoteCore(RemoteObject):
 class RemoteDisk(RemoteObject):
     """A disk that is open in the guest (guest_disk.GuestDisk)."""
 
-    def __init__(self, line: Line, vdev: str, *, flag: bool, spin: bool) -> None:
-        super().__init__(line, line.call("open_disk", vdev, flag, spin))
+    def __init__(self, line: Line, vdev: str, *, flag: bool, spin: bool, stamp: str | None = None) -> None:
+        super().__init__(line, line.call("open_disk", vdev, flag, spin, stamp))
 
     def flag(self) -> bool:
         return bool(self._call("flag"))
@@ -303,6 +303,9 @@ class RemoteDisk(RemoteObject):
 
     def counters(self) -> dict[str, int]:
         return dict(json.loads(self._call("counters")))
+
+    def stages(self) -> dict[str, int]:
+        return dict(json.loads(self._call("stages")))
 
 
 class RemoteDomain(RemoteObject):

@@ -1,0 +1,78 @@
+"""Requests stamped with dom0's time: our backend and a publisher in dom0; our frontend in a guest, or a stock guest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.remote_domain import Line, RemoteDisk
+from tests.xenhost.conftest import Guest
+from tests.xenhost.shell import run
+from tests.xenhost.test_xen_guest_disk import attached
+from tests.xenhost.test_xen_timepage import publishing
+from xenpv.domain import Domain
+from xenpv.timepage import open_reader
+
+ALONE, TOGETHER = 100, 400
+
+STOCK = """
+until [ -b /dev/xvdb ]; do sleep 0.1; done
+mkfs.ext4 -q /dev/xvdb && e2fsck -fn /dev/xvdb && echo "guest: written"
+sleep 600
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """It offers stamps; a page ticks for it before it asks."""
+    with pytest.MonkeyPatch.context() as patch, publishing():
+        patch.setenv("XENPV_RUNDIR", str(tmp_path_factory.mktemp("run")))
+        run("xenpv", "backend", "run", "--daemon", "--stamp", "tick")
+        try:
+            yield
+        finally:
+            run("xenpv", "backend", "stop")
+
+
+def served(guest: Guest) -> dict[str, Any]:
+    """What the backend says of the guest's xvdb."""
+    listed = json.loads(run("xenpv", "block-list", "--json", guest.name))
+    found: dict[str, Any] = next(vbd["backend"] for vbd in listed if vbd["vdev"] == "xvdb")
+    return found
+
+
+def test_all_stages_show_with_our_frontend_in_a_guest(agent: Guest, line: Line, domain: Domain, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(2 << 20))
+    with open_reader(domain, timeout=60), attached(agent, image):
+        with RemoteDisk(line, "xvdb", flag=True, spin=False, stamp="tick") as disk:
+            disk.read_alone(ALONE)
+            disk.read_together(TOGETHER)
+            front, stages, back = disk.counters(), disk.stages(), served(agent)
+    ours, = back["counters"]
+    print("frontend:", front, "stages:", stages, "backend:", ours)
+    assert back["stamp"] == "tick"
+    assert front["requests"] == stages["samples"] == front["stages"] + front["stages_unknown"] >= ALONE + TOGETHER
+    assert stages["known"] == front["stages"] > front["requests"] // 2
+    assert front["stages_wrong"] == 0
+    assert ours["stamps"] + ours["stamps_absent"] == front["requests"]
+    assert ours["stamps"] > front["requests"] // 2
+    assert ours["stamps_future"] == ours["stamps_stale"] == 0
+
+
+def test_a_stock_guest_that_knows_nothing_of_stamps(guest: Callable[..., Guest], tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(32 << 20))
+    made = guest("unaware", STOCK)
+    made.wait("guest: up")
+    with attached(made, image):
+        made.wait("guest: written")
+        found = served(made)
+    assert found["stamp"] is None
+    counters, = found["counters"]
+    assert counters["requests"]["write"] > 0
+    assert counters["errors"] == counters["refused"] == counters["halted"] == 0
