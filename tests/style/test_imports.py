@@ -22,7 +22,7 @@ LAYERS = [
     {"errors"},
     {"closing"},
     {"core"},
-    {"wire", "memory", "stats"},
+    {"wire", "memory", "stats", "latency"},
     {"domain"},
     {"ring", "xenbus", "store", "timepage"},
     {"hypervisors"},
