@@ -40,6 +40,8 @@ void queue_open(struct queue *queue, const struct queue_options *options)
     queue->entries = ring.entries;
     queue->journal = calloc(1, xenpv_journal_bytes(ring.entries));
     CHECK(queue->journal != NULL);
+    if (options->latency)
+        queue->latency = calloc(1, xenpv_latency_bytes(XENPV_LATENCY_BACK));
 }
 
 struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int adopt)
@@ -58,7 +60,8 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
         .abi = options->abi, .flag = options->flag, .persistent = options->persistent, .copy = options->copy,
         .readonly = options->readonly, .flush = 1, .discard = 1, .sector_size = options->sector_size,
         .sectors = sectors, .fd = fd, .fd_inline = options->inline_io, .spin_ns = options->spin_ns,
-        .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats, .journal = queue->journal }, &error);
+        .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats,
+        .latency = queue->latency, .clock = options->clock, .tick_ns = QUEUE_TICK_NS, .journal = queue->journal }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->back != NULL);
     return queue->back;
@@ -74,7 +77,7 @@ struct xenpv_front *queue_front(struct queue *queue)
         .notify_fd = queue->channel.back_wait, .ring = queue->domain.memory, .ring_pages = 1u << options->order,
         .pool = queue_page(queue, 0), .pool_refs = queue->refs, .pool_pages = POOL_PAGES, .handle = 51712,
         .stamp = options->front_stamp, .time_page = options->time_page, .max_ios = options->max_ios,
-        .spin_ns = options->spin_ns }, &error);
+        .latency = options->latency, .clock = options->clock, .tick_ns = QUEUE_TICK_NS, .spin_ns = options->spin_ns }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->front != NULL);
     return queue->front;
@@ -93,6 +96,7 @@ void queue_close(struct queue *queue)
     fake_channel_close(&queue->channel);
     fake_domain_close(&queue->domain);
     free(queue->journal);
+    free(queue->latency);
 }
 
 void raw_encode(uint32_t abi, const struct raw_request *request, uint8_t *raw)

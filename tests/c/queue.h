@@ -12,6 +12,7 @@
 
 #define POOL_FIRST 16u /* page of the domain where the data pages begin */
 #define POOL_PAGES 512u
+#define QUEUE_TICK_NS 4000000u
 
 struct queue_options {
     uint32_t abi;         /* 0: 64 */
@@ -23,6 +24,8 @@ struct queue_options {
     uint32_t max_ios;     /* 0: 64 */
     uint32_t stamp, front_stamp; /* the backend's unit, the frontend's */
     const void *time_page;
+    uint32_t latency;     /* both ends measure, without stamps by `clock` */
+    uint32_t clock;
 };
 
 struct queue {
@@ -33,6 +36,7 @@ struct queue {
     uint32_t refs[POOL_PAGES];
     struct xenpv_journal *journal;
     struct xenpv_back_stats stats;
+    struct xenpv_latency *latency; /* the backend's; NULL: it does not measure */
     struct xenpv_back *back;
     struct xenpv_front *front;
     struct xenpv_ring raw; /* the hand-written frontend's */

@@ -107,6 +107,51 @@ uint64_t xenpv_journal_bytes(uint32_t entries);
 
 enum { XENPV_STAMP_NONE = 0, XENPV_STAMP_TICK = 1, XENPV_STAMP_US = 2 };
 
+/* ---- latency.c: how long requests took, by operation and stage (docs/latency.md is the ABI) ---- */
+
+struct xenpv_histogram {
+    int64_t total;              /* the exact sum */
+    int64_t least, greatest;    /* least: of those below 0 */
+    uint64_t underflow, overflow; /* below 0; XENPV_HISTOGRAM_LIMIT or more */
+    uint64_t reserved[3];
+    uint64_t bucket[1408];      /* exact below 128, then 64 to a power of two */
+};
+struct xenpv_latency_counts {
+    uint64_t unknown;           /* no time, or a disruption in between */
+    uint64_t absent;            /* a backend's: without a submit stamp */
+    uint64_t refused;           /* what the other end says of its times cannot be */
+    uint64_t reserved;
+};
+/* Followed, at header_bytes, by histograms: XENPV_LATENCY_OPERATIONS rows of `stages`. */
+struct xenpv_latency {
+    uint64_t magic;             /* XENPV_LATENCY_MAGIC, written last */
+    uint32_t major, minor;
+    uint32_t header_bytes, histogram_bytes, operations, stages;
+    uint32_t bits, buckets;     /* log2 of the buckets to a power of two; how many in all */
+    uint32_t unit;              /* XENPV_STAMP_* */
+    uint32_t end;               /* XENPV_LATENCY_BACK, _FRONT */
+    uint64_t resolution_ns;     /* a step of the clock: what is counted are steps */
+    uint64_t reserved;
+    struct xenpv_latency_counts counts[4];
+};
+#define XENPV_LATENCY_MAGIC 0x636e74616c767078
+#define XENPV_LATENCY_MAJOR 1
+#define XENPV_LATENCY_MINOR 0
+#define XENPV_LATENCY_OPERATIONS 4 /* read, write, flush, discard */
+#define XENPV_HISTOGRAM_BITS 6
+#define XENPV_HISTOGRAM_LIMIT 134217728
+enum { XENPV_LATENCY_BACK = 1, XENPV_LATENCY_FRONT = 2 };
+/* A backend knows all but the last. Its `total` ends with the response. */
+enum { XENPV_STAGE_QUEUED, XENPV_STAGE_WAITED, XENPV_STAGE_STORED, XENPV_STAGE_ANSWERED, XENPV_STAGE_SERVICE,
+       XENPV_STAGE_TOTAL, XENPV_STAGE_REAPED, XENPV_STAGES };
+
+/* Bytes of the area of that end. */
+uint64_t xenpv_latency_bytes(uint32_t end);
+/* Makes it valid and empty, unless it stands there already, of the same end by the same clock. */
+void xenpv_latency_attach(void *area, uint32_t end, uint32_t unit, uint64_t resolution_ns);
+/* Counts `value`, which is what every stage does. */
+void xenpv_histogram_record(struct xenpv_histogram *histogram, int64_t value);
+
 /* ---- back.c, next.c: a backend's end of one queue ---- */
 
 struct xenpv_back_stats {       /* in the statistics page, written by one thread, read by anybody, torn only between fields */
@@ -159,6 +204,9 @@ struct xenpv_back_config {
     void *journal;              /* xenpv_journal_bytes(entries) */
     uint32_t stamp;             /* XENPV_STAMP_*: what was negotiated; only with abi 64 */
     const void *time_page;      /* for XENPV_STAMP_TICK: it outlives the queue; NULL: every stamp says "no time" */
+    void *latency;              /* zero, or a predecessor's: xenpv_latency_bytes(XENPV_LATENCY_BACK); NULL: not measured */
+    uint32_t clock;             /* XENPV_STAMP_*: what is measured by without `stamp`; ticks are the coarse clock's then */
+    uint64_t tick_ns;           /* of the page, or of CLOCK_MONOTONIC_COARSE */
 };
 
 struct xenpv_back;
@@ -247,6 +295,9 @@ struct xenpv_front_config {
     uint32_t stamp;             /* XENPV_STAMP_*; only with abi 64 */
     const void *time_page;      /* for XENPV_STAMP_TICK; it outlives the queue */
     int64_t time_ahead_ns;      /* for XENPV_STAMP_US: what our CLOCK_MONOTONIC says more than dom0's */
+    uint32_t latency;           /* 1: requests are measured; without stamps their total alone, by `clock` */
+    uint32_t clock;             /* as a backend's */
+    uint64_t tick_ns;
 };
 
 /* One I/O: of any length; it becomes as many requests as it needs. */
@@ -274,6 +325,8 @@ uint32_t xenpv_front_pending(const struct xenpv_front *front);
 const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);
 /* The newest requests answered since the last call, oldest first, at most XENPV_SAMPLES and `max`; how many. */
 uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out, uint32_t max);
+/* NULL unless requests are measured. The header says how long it is. */
+const struct xenpv_latency *xenpv_front_latency(const struct xenpv_front *front);
 /* Our clock was tied to dom0's anew. */
 void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns);
 

@@ -60,7 +60,11 @@ static int set_up(struct xenpv_back *back)
         || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
         || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64))
         return -EINVAL;
-    back->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, 0 };
+    back->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, 0, 0 };
+    if (config->latency && !config->stamp)
+        back->stamper = (struct xenpv_stamper){ config->clock, NULL, 0, config->tick_ns };
+    if (config->latency && back->stamper.unit != XENPV_STAMP_US && (back->stamper.unit != XENPV_STAMP_TICK || !config->tick_ns))
+        return -EINVAL;
     back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
                                       fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
     if (back->port.wait_fd < 0 || back->port.notify_fd < 0)
@@ -109,7 +113,12 @@ static int set_up(struct xenpv_back *back)
     back->stats->version = XENPV_STATS_VERSION;
     back->stats->magic = XENPV_STATS_MAGIC;
     back->stats->halted = 0;
-    back->stats->stamp_unit = config->stamp;
+    back->stats->stamp_unit = back->stamper.unit;
+    if (config->latency) {
+        back->latency = config->latency;
+        xenpv_latency_attach(back->latency, XENPV_LATENCY_BACK, back->stamper.unit,
+                             back->stamper.unit == XENPV_STAMP_US ? 1000 : config->tick_ns);
+    }
     return 0;
 }
 
@@ -174,10 +183,12 @@ static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot, struct 
     const uint8_t *raw = back->journal->taken[slot->index].raw;
     int status = xenpv_request_check(back, raw, slot);
 
+    slot->reached = 0;
     if (back->stamper.unit) {
-        slot->submitted = xenpv_get_u32(raw + XENPV_AT_SUBMIT);
+        slot->submitted = back->config.stamp ? xenpv_get_u32(raw + XENPV_AT_SUBMIT) : 0;
         slot->fetched = slot->started = slot->ended = now;
-        judge(back, slot);
+        if (back->config.stamp)
+            judge(back, slot);
     }
 
     if (!status)
@@ -265,13 +276,48 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     back->answered[back->answered_count++] = slot->index;
 }
 
+/* What is known of a request that was answered `now`, in histograms. */
+static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now, int known)
+{
+    /* A flush that carries data is what the frontend calls it. */
+    int row = xenpv_latency_row(slot->wire_op == XENPV_OP_FLUSH ? slot->wire_op : slot->op);
+    struct xenpv_latency_counts *counts;
+    struct xenpv_histogram *stage;
+    uint32_t ignored;
+
+    if (row < 0)
+        return;
+    counts = &back->latency->counts[row];
+    stage = xenpv_latency_stages(back->latency, row);
+    if (!known) {
+        counts->unknown++;
+        return;
+    }
+    /* One clock, which does not go back. */
+    xenpv_histogram_add(&stage[XENPV_STAGE_WAITED], slot->started.value - slot->fetched.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_STORED], slot->ended.value - slot->started.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_ANSWERED], now.value - slot->ended.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_SERVICE], now.value - slot->fetched.value);
+    if (!slot->submitted) {
+        counts->absent++;
+    } else if (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &ignored) != XENPV_CLAIM_GOOD) {
+        counts->refused++;
+    } else { /* another's clock: by so much as it is ahead of ours, this is negative */
+        xenpv_histogram_add(&stage[XENPV_STAGE_QUEUED], (int32_t)(slot->fetched.value - slot->submitted));
+        xenpv_histogram_add(&stage[XENPV_STAGE_TOTAL], (int32_t)(now.value - slot->submitted));
+    }
+}
+
 /* Our own stages of a request, which took `now` to be answered. */
 static void stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
 {
     struct xenpv_back_stats *stats = back->stats;
+    int known = slot->fetched.value && slot->started.value && slot->ended.value && now.value
+                && slot->fetched.epoch == now.epoch && slot->started.epoch == now.epoch && slot->ended.epoch == now.epoch;
 
-    if (!slot->fetched.value || !slot->started.value || !slot->ended.value || !now.value
-        || slot->fetched.epoch != now.epoch || slot->started.epoch != now.epoch || slot->ended.epoch != now.epoch) {
+    if (back->latency && slot->reached)
+        measure(back, slot, now, known);
+    if (!known) {
         stats->stages_unknown++;
         return;
     }
@@ -288,8 +334,9 @@ static void respond(struct xenpv_back *back, const struct xenpv_slot *slot, stru
     size_t size = XENPV_RESPONSE_SIZE(back->config.abi);
 
     count(back->stats, slot);
-    if (back->stamper.unit) {
+    if (back->stamper.unit)
         stages(back, slot, now);
+    if (back->config.stamp) {
         xenpv_put_u32(response + XENPV_AT_FETCHED, slot->fetched.value);
         xenpv_put_u32(response + XENPV_AT_STARTED, slot->started.value);
         xenpv_put_u32(response + XENPV_AT_ENDED, slot->ended.value);

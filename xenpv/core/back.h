@@ -13,6 +13,7 @@
 #include "api.h"
 #include "hypervisor.h"
 #include "journal.h"
+#include "latency.h"
 #include "persistent.h"
 #include "ring.h"
 #include "spin.h"
@@ -45,7 +46,8 @@ struct xenpv_slot {
     struct xenpv_map map[XENPV_MAX_SEGMENTS];
     uint32_t pin[XENPV_MAX_SEGMENTS];
     struct xenpv_slot *next; /* the engine's */
-    uint32_t submitted;      /* the frontend's stamp, a claim */
+    uint8_t reached;         /* the storage: measured when it is answered */
+    uint32_t submitted;      /* the frontend's stamp, a claim; 0 without stamps */
     struct xenpv_stamp fetched, started, ended;
 };
 
@@ -60,6 +62,7 @@ struct xenpv_back {
     struct xenpv_persistent persistent;
     struct xenpv_spin spin;
     struct xenpv_stamper stamper;
+    struct xenpv_latency *latency; /* NULL: not measured */
     uint8_t *bounce; /* private data pages, XENPV_MAX_SEGMENTS a slot; NULL: data moves straight to the granted pages */
     struct xenpv_slot *slots;
     uint32_t *free;

@@ -29,6 +29,11 @@ uint32_t xenpv_front_pending(const struct xenpv_front *front)
     return front->pending;
 }
 
+const struct xenpv_latency *xenpv_front_latency(const struct xenpv_front *front)
+{
+    return front->latency;
+}
+
 const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front)
 {
     front->stats.notifications = front->ring.notifications;
@@ -51,8 +56,25 @@ void xenpv_front_close(struct xenpv_front *front)
     free(front->ios);
     free(front->shadow);
     free(front->samples);
+    free(front->latency);
     free(front->free_slots);
     free(front);
+}
+
+static int set_up_latency(struct xenpv_front *front)
+{
+    uint32_t unit = front->stamper.unit;
+    uint64_t resolution_ns = unit == XENPV_STAMP_US ? 1000 : front->config.tick_ns;
+
+    if (!front->config.latency)
+        return 0;
+    if (!resolution_ns || (unit != XENPV_STAMP_US && unit != XENPV_STAMP_TICK))
+        return -EINVAL;
+    front->latency = calloc(1, xenpv_latency_bytes(XENPV_LATENCY_FRONT));
+    if (!front->latency)
+        return -ENOMEM;
+    xenpv_latency_attach(front->latency, XENPV_LATENCY_FRONT, unit, resolution_ns);
+    return 0;
 }
 
 static int set_up(struct xenpv_front *front)
@@ -63,9 +85,14 @@ static int set_up(struct xenpv_front *front)
     if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO
         || (config->stamp && config->abi != 64))
         return -EINVAL;
-    front->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, config->time_ahead_ns };
+    front->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, config->time_ahead_ns, 0 };
+    if (config->latency && !config->stamp)
+        front->stamper = (struct xenpv_stamper){ config->clock, NULL, 0, config->tick_ns };
     if (config->stamp && !(front->samples = calloc(XENPV_SAMPLES, sizeof *front->samples)))
         return -ENOMEM;
+    error = set_up_latency(front);
+    if (error)
+        return error;
     front->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
                                        fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
     if (front->port.wait_fd < 0 || front->port.notify_fd < 0)

@@ -10,6 +10,7 @@
 
 #include "api.h"
 #include "hypervisor.h"
+#include "latency.h"
 #include "ring.h"
 #include "spin.h"
 #include "stamp.h"
@@ -46,6 +47,7 @@ struct xenpv_front {
     struct xenpv_stamper stamper;
     struct xenpv_stamp now;       /* of this batch */
     struct xenpv_sample *samples; /* NULL without stamps */
+    struct xenpv_latency *latency; /* NULL: not measured */
     uint64_t sampled, drained;    /* samples ever put and ever given out */
     uint32_t *refs;
     struct xenpv_io_state *ios;
@@ -60,7 +62,7 @@ struct xenpv_front {
 };
 
 void xenpv_io_push(struct xenpv_front *front, struct xenpv_io_list *list, uint32_t io);
-/* stages.c: what the stamps of an answered request say; `raw` is the private copy of its response's slot. */
+/* stages.c: what is known of the times of an answered request; `raw` is the private copy of its response's slot. */
 void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *shadow, const uint8_t *raw, int16_t status);
 /* XENPV_NO_IO when the list is empty. */
 uint32_t xenpv_io_pop(struct xenpv_front *front, struct xenpv_io_list *list);

@@ -26,6 +26,7 @@ static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_
     for (uint32_t i = 0; i < count; i++) {
         struct xenpv_slot *slot = slots[i];
         slot->started = now;
+        slot->reached = 1;
         slot->out = 1;
         back->out++;
         requests[i] = (struct xenpv_request){

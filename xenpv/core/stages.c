@@ -1,22 +1,58 @@
-/* What a frontend makes of the stamps of its own requests. */
+/* What a frontend makes of the times of its own requests. */
 #include "front.h"
+
+/* Without stamps there are our own two: the total alone. */
+static void measure_total(struct xenpv_front *front, const struct xenpv_shadow *shadow, int row)
+{
+    if (!shadow->submitted.value || !front->now.value || shadow->submitted.epoch != front->now.epoch)
+        front->latency->counts[row].unknown++;
+    else
+        xenpv_histogram_add(&xenpv_latency_stages(front->latency, row)[XENPV_STAGE_TOTAL],
+                            front->now.value - shadow->submitted.value);
+}
+
+/* Each is signed: by so much as two clocks differ it may be negative. They add up to the total. */
+static void measure(struct xenpv_front *front, const struct xenpv_sample *sample, int row)
+{
+    struct xenpv_histogram *stage = xenpv_latency_stages(front->latency, row);
+
+    xenpv_histogram_add(&stage[XENPV_STAGE_QUEUED], (int32_t)(sample->fetch - sample->submit));
+    xenpv_histogram_add(&stage[XENPV_STAGE_WAITED], (int32_t)(sample->start - sample->fetch));
+    xenpv_histogram_add(&stage[XENPV_STAGE_STORED], (int32_t)(sample->end - sample->start));
+    xenpv_histogram_add(&stage[XENPV_STAGE_ANSWERED], (int32_t)(sample->response - sample->end));
+    xenpv_histogram_add(&stage[XENPV_STAGE_REAPED], (int32_t)(sample->reap - sample->response));
+    xenpv_histogram_add(&stage[XENPV_STAGE_SERVICE], (int32_t)(sample->response - sample->fetch));
+    xenpv_histogram_add(&stage[XENPV_STAGE_TOTAL], (int32_t)(sample->reap - sample->submit));
+}
+
+static int is_known(const struct xenpv_sample *sample)
+{
+    return sample->submit && sample->fetch && sample->start && sample->end && sample->response && sample->reap;
+}
 
 void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *shadow, const uint8_t *raw, int16_t status)
 {
     struct xenpv_front_stats *stats = &front->stats;
-    struct xenpv_sample *sample = &front->samples[front->sampled++ % XENPV_SAMPLES];
-    uint32_t between[5], unit = front->stamper.unit;
-    int wrong = 0;
+    struct xenpv_sample *sample;
+    uint32_t between[6], unit = front->stamper.unit;
+    int wrong = 0, row = front->latency ? xenpv_latency_row(front->ios[shadow->io].io.op) : -1;
 
+    if (!front->config.stamp) {
+        if (row >= 0)
+            measure_total(front, shadow, row);
+        return;
+    }
+    sample = &front->samples[front->sampled++ % XENPV_SAMPLES];
     *sample = (struct xenpv_sample){
         .submit = shadow->submitted.value, /* our own, not what the slot may hold by now */
         .fetch = xenpv_get_u32(raw + XENPV_AT_FETCHED), .start = xenpv_get_u32(raw + XENPV_AT_STARTED),
         .end = xenpv_get_u32(raw + XENPV_AT_ENDED), .response = xenpv_get_u32(raw + XENPV_AT_ANSWERED),
         .reap = front->now.value, .status = status, .op = shadow->op,
     };
-    if (!sample->submit || !sample->fetch || !sample->start || !sample->end || !sample->response || !sample->reap
-        || shadow->submitted.epoch != front->now.epoch) {
+    if (!is_known(sample) || shadow->submitted.epoch != front->now.epoch) {
         stats->stages_unknown++;
+        if (row >= 0)
+            front->latency->counts[row].unknown++;
         return;
     }
     wrong |= xenpv_stamp_between(unit, sample->submit, sample->fetch, &between[0]);
@@ -24,8 +60,12 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
     wrong |= xenpv_stamp_between(unit, sample->start, sample->end, &between[2]);
     wrong |= xenpv_stamp_between(unit, sample->end, sample->response, &between[3]);
     wrong |= xenpv_stamp_between(unit, sample->response, sample->reap, &between[4]);
+    /* Our own two: in between the clock may have been tied to dom0's anew. */
+    wrong |= xenpv_stamp_between(unit, sample->submit, sample->reap, &between[5]);
     if (wrong) {
         stats->stages_wrong++;
+        if (row >= 0)
+            front->latency->counts[row].refused++;
         return;
     }
     sample->known = 1;
@@ -35,7 +75,9 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
     stats->time_stored += between[2];
     stats->time_answered += between[3];
     stats->time_reaped += between[4];
-    stats->time_total += sample->reap - sample->submit;
+    stats->time_total += between[5];
+    if (row >= 0)
+        measure(front, sample, row);
 }
 
 uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out, uint32_t max)

@@ -7,7 +7,8 @@
  * - A stamp is the low 32 bits of a tick or of a microsecond of dom0's clock, and never 0: that says that there was no time
  *   to be had. Differences are signed.
  * - A stamp of the other side is a claim. It is compared, counted, and used for nothing else.
- * - The clock is looked at once a batch. */
+ * - The clock is looked at once a batch.
+ * - Who measures without stamps has the same clocks, or its own kernel's tick, and writes nothing anywhere. */
 #ifndef XENPV_STAMP_H
 #define XENPV_STAMP_H
 
@@ -19,9 +20,10 @@ enum { XENPV_AT_SUBMIT = 4, XENPV_AT_FETCHED = 16, XENPV_AT_STARTED = 20, XENPV_
        XENPV_STAMPED_RESPONSE = 32 };
 
 struct xenpv_stamper {
-    uint32_t unit;      /* XENPV_STAMP_*; 0: stamps were not negotiated, and nothing here costs anything */
-    const void *page;   /* NULL: no disruption is seen, and there is no tick */
+    uint32_t unit;      /* XENPV_STAMP_*; 0: neither stamps nor measuring, and nothing here costs anything */
+    const void *page;   /* NULL: no disruption is seen, and the tick is `own_tick_ns`'s, if that is not 0 */
     int64_t ahead_ns;   /* our CLOCK_MONOTONIC before dom0's */
+    uint64_t own_tick_ns; /* of CLOCK_MONOTONIC_COARSE */
 };
 
 struct xenpv_stamp {
@@ -35,7 +37,7 @@ static inline struct xenpv_stamp xenpv_stamp_now(const struct xenpv_stamper *sta
     uint64_t tick = 0, disruptions = 0;
     struct timespec t;
 
-    if (!stamper->unit || (!stamper->page && stamper->unit != XENPV_STAMP_US))
+    if (!stamper->unit || (!stamper->page && stamper->unit != XENPV_STAMP_US && !stamper->own_tick_ns))
         return now;
     if (stamper->page && xenpv_time_look(stamper->page, &tick, &disruptions) != 0)
         return now;
@@ -43,6 +45,9 @@ static inline struct xenpv_stamp xenpv_stamp_now(const struct xenpv_stamper *sta
     if (stamper->unit == XENPV_STAMP_US) {
         clock_gettime(CLOCK_MONOTONIC, &t);
         tick = (uint64_t)((int64_t)t.tv_sec * 1000000000 + t.tv_nsec - stamper->ahead_ns) / 1000;
+    } else if (!stamper->page) {
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+        tick = ((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec) / stamper->own_tick_ns;
     }
     now.value = (uint32_t)tick ? (uint32_t)tick : 1;
     return now;

@@ -65,7 +65,7 @@ static void issue_one(struct xenpv_front *front, uint32_t number)
         io->issued = io->io.bytes;
     }
     front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1, front->now };
-    if (front->stamper.unit)
+    if (front->config.stamp)
         xenpv_put_u32(raw + XENPV_AT_SUBMIT, front->now.value);
     io->requests++;
     memcpy(xenpv_ring_slot(&front->ring, front->ring.produced), raw, front->ring.entry_size);
@@ -116,7 +116,7 @@ static int answer_one(struct xenpv_front *front)
 
     /* The one read of the backend's slot. */
     memcpy(raw, xenpv_ring_slot(&front->ring, front->ring.consumed),
-           front->stamper.unit ? sizeof raw : XENPV_RESPONSE_SIZE(front->config.abi));
+           front->config.stamp ? sizeof raw : XENPV_RESPONSE_SIZE(front->config.abi));
     front->ring.consumed++;
     uint64_t id = xenpv_get_u64(raw + XENPV_AT_RSP_ID);
     uint32_t slot = (uint32_t)id;
