@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from xenpv import stats
 from xenpv.domain import Domain
+from xenpv.latency import BACKEND_SUFFIX
 from xenpv.wire.blkif import MAX_SEGMENTS, Protocol as Abi
 from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace, agreed_stamp
 
 from .log import LOGGER
 from .options import BackendOptions
 from .pool import ServicePool
-from .queue import Queue, QueueConfig, journal_bytes
+from .queue import Queue, QueueConfig, journal_bytes, latency_bytes
 from .rundir import BackendDirectory
 from .storage import Storage
 
@@ -54,8 +55,10 @@ class Agreement:
         """Entries of each ring."""
         return RING_PAGE_ENTRIES << self.rings.order
 
-    def config(self, ring: RingKeys, spin_us: int, time_page: int = 0) -> QueueConfig:
-        """The settings of the queue on `ring`. `time_page`: the address of dom0's time page here, or 0."""
+    def config(self, ring: RingKeys, spin_us: int, time_page: int = 0, clock: str | None = None) -> QueueConfig:
+        """The settings of the queue on `ring`. `time_page`: the address of dom0's time page here, or 0. `clock`: what
+        requests without stamps are measured by.
+        """
         facts = self.storage.facts
         return QueueConfig(
             domid=self.place.frontend_domid, ring_refs=ring.refs, sectors=self.disk.sectors,
@@ -64,7 +67,7 @@ class Agreement:
             readonly=facts.readonly, flush=self.adverts.flush_cache,
             discard=self.adverts.discard and not facts.readonly, fd=self.storage.fileno(),
             inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt,
-            stamp=self.stamp, time_page=time_page)
+            stamp=self.stamp, time_page=time_page, clock=clock)
 
 
 class Attached(Protocol):
@@ -93,7 +96,9 @@ class Connection:
     """Rings that are served. Attaches every queue of `agreement`; see Connector."""
 
     def __init__(self, agreement: Agreement, domain: Domain, directory: BackendDirectory, pool: ServicePool,
-                 spin_us: int, time_page: int = 0) -> None:
+                 options: BackendOptions, time_page: int = 0) -> None:
+        self._clock = options.profile_clock()
+        self._measured = agreement.stamp or self._clock
         self._time_page = time_page
         self._agreement = agreement
         self._pool = pool
@@ -103,7 +108,7 @@ class Connection:
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as made:
             for number, ring in enumerate(agreement.rings.queues):
-                self._attach(made, number, ring, domain, directory, spin_us)
+                self._attach(made, number, ring, domain, directory, options.spin_us)
             self._engine = pool.engine_of(self._queues[0])
             self._stack = made.pop_all()
 
@@ -120,13 +125,23 @@ class Connection:
                            "answered twice, or not at all", place.frontend_domid, place.devid, number)
         channel = domain.events.bind_interdomain(place.frontend_domid, ring.port)
         made.callback(channel.close)
-        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us, self._time_page), stats=counters.memory,
-                      journal=journal.memory)
+        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us, self._time_page, self._clock),
+                      stats=counters.memory, journal=journal.memory, latency=self._latency(made, number, directory))
         made.callback(queue.close)
         self._pool.add(queue, agreement.storage)
         made.callback(self._pool.remove, queue)
         self._queues.append(queue)
         self._pages.append(counters.memory)
+
+    def _latency(self, made: contextlib.ExitStack, number: int, directory: BackendDirectory) -> memoryview | None:
+        """Where the queue counts how long requests take, None when it does not; what a predecessor counted goes then."""
+        place = self._agreement.place
+        if self._measured is None:
+            directory.file(place, number, BACKEND_SUFFIX).unlink(missing_ok=True)
+            return None
+        area = directory.open_latency(place, number, latency_bytes(), fresh=not self._agreement.adopt)
+        made.callback(lambda: area.close(keep=self._keep))
+        return area.memory
 
     def drain(self) -> bool:
         """See Attached."""
@@ -146,7 +161,7 @@ class Connection:
         return {
             "protocol": str(agreement.rings.protocol), "queues": len(self._queues), "ring_entries": agreement.entries,
             "notify_flag": agreement.notify_flag, "persistent": agreement.persistent,
-            "stamp": agreement.stamp,
+            "stamp": agreement.stamp, "measured": self._measured,
             "engine": "inline" if agreement.storage.inline else self._engine,
             "counters": [stats.decode_back(page) for page in self._pages],
         }
@@ -175,7 +190,7 @@ class Connector:
         Raises RemoteProtocolError for a ring that cannot be used, HypervisorError when a port cannot be bound,
         StorageError when a file cannot be made.
         """
-        return Connection(agreement, self._domain, self._directory, self._pool, self._options().spin_us,
+        return Connection(agreement, self._domain, self._directory, self._pool, self._options(),
                           self._time_page() if agreement.stamp == "tick" else 0)
 
     def forget(self, place: VbdPlace) -> None:

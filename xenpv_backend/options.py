@@ -11,6 +11,7 @@ from typing import Any
 
 from xenpv.errors import UsageError
 from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.timepage import own_clock_is_cheap
 
 from .queue import ENGINES
 from .storage import CACHES
@@ -18,6 +19,7 @@ from .storage import CACHES
 LEVELS = ("debug", "info", "warning", "error")
 
 STAMPS = ("off", "tick", "us")
+PROFILES = ("off", "auto", "tick", "us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,14 @@ class BackendOptions:
     """Persistent grants are offered."""
     stamp: str = "off"
     """Requests stamped with dom0's time are offered: off, tick (needs `xenpv time publish`), or us and tick."""
+    profile: str = "off"
+    """How long requests take is counted of every disk, not of those with stamps alone: off, or by which clock: us, tick
+    (this kernel's), or auto, which is us where that clock is cheap."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
         for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("log_level", LEVELS),
-                            ("stamp", STAMPS)):
+                            ("stamp", STAMPS), ("profile", PROFILES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")
@@ -58,6 +63,12 @@ class BackendOptions:
         for name in ("notify_flag", "persistent"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} = {getattr(self, name)!r}: want true or false")
+
+    def profile_clock(self) -> str | None:
+        """The clock for requests without stamps, ``tick`` or ``us``; None: they are not measured."""
+        if self.profile == "auto":
+            return "us" if own_clock_is_cheap() else "tick"
+        return None if self.profile == "off" else self.profile
 
 
 def config_files() -> list[Path]:

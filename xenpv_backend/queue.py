@@ -65,6 +65,8 @@ class QueueConfig:
     """The unit of the requests' stamps, ``tick`` or ``us``; None without them."""
     time_page: int = 0
     """The address of dom0's time page, which outlives the queue; 0: there is none, and ticks are not to be had."""
+    clock: str | None = None
+    """What requests without stamps are measured by, ``tick`` (this kernel's) or ``us``."""
     adopt: bool = False
     """A predecessor served this ring: its journal says what it left unanswered."""
 
@@ -93,12 +95,18 @@ def _raise(error: int, what: str) -> None:
     raise LocalProtocolError(f"{what}: {os.strerror(error)}")
 
 
+def latency_bytes() -> int:
+    """Bytes of a queue's latency area."""
+    return int(lib.xenpv_latency_bytes(lib.XENPV_LATENCY_BACK))
+
+
 class Queue(Closing):
     """A backend's end of one ring. Attaches at once; close() ends every mapping."""
 
     def __init__(self, core: CoreHandle, channel: EventChannel, config: QueueConfig, *,
-                 stats: memoryview, journal: memoryview) -> None:
-        """Owns `core` from now on. `stats` is one page, `journal` journal_bytes() of the ring's entries.
+                 stats: memoryview, journal: memoryview, latency: memoryview | None = None) -> None:
+        """Owns `core` from now on. `stats` is one page, `journal` journal_bytes() of the ring's entries; `latency`, of
+        latency_bytes(), has requests measured, by their stamps or by config.clock. The three are zero, or a predecessor's.
 
         Raises RemoteProtocolError when the ring cannot be mapped or its indices are impossible.
         """
@@ -106,6 +114,8 @@ class Queue(Closing):
         self._core = core
         self._memory = [ffi.from_buffer("uint8_t[]", stats, require_writable=True),
                         ffi.from_buffer("uint8_t[]", journal, require_writable=True)]
+        if latency is not None:
+            self._memory.append(ffi.from_buffer("uint8_t[]", latency, require_writable=True))
         refs = ffi.new("uint32_t[]", list(config.ring_refs))
         settings = ffi.new("struct xenpv_back_config *", {
             "domid": config.domid, "ring_refs": refs, "ring_pages": len(config.ring_refs), "port": channel.port,
@@ -115,7 +125,8 @@ class Queue(Closing):
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
             "adopt": config.adopt, "stats": ffi.cast("struct xenpv_back_stats *", self._memory[0]),
             "journal": self._memory[1], "stamp": STAMPS[config.stamp],
-            "time_page": ffi.cast("void *", config.time_page),
+            "time_page": ffi.cast("void *", config.time_page), "clock": STAMPS[config.clock],
+            "latency": ffi.NULL if latency is None else self._memory[2],
         })
         error = ffi.new("int *")
         self._back: Any = lib.xenpv_back_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)

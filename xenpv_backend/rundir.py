@@ -3,6 +3,7 @@
     lock                            held by the backend while it lives; its pid is inside
     control                         the control socket
     <domid>-<devid>-<queue>.stats   a queue's counters, for anybody of the same user to read (xenpv/stats.py)
+    <domid>-<devid>-<queue>.latency how long a queue's requests took, where they are measured (xenpv/latency)
     <domid>-<devid>-<queue>.journal a queue's unanswered requests (core/journal.h)
 
 RULES
@@ -22,13 +23,14 @@ from pathlib import Path
 
 from xenpv.closing import Closing
 from xenpv.errors import StorageError, UsageError
+from xenpv.latency import BACKEND_SUFFIX
 from xenpv.stats import PAGE_BYTES
 from xenpv.xenbus import VbdPlace
 
 SOCKET_PATH_MAX = 107
 """Bytes in the name of a Unix socket, at most (unix(7), without the final NUL)."""
 
-_FILE = re.compile(r"([0-9]{1,5})-([0-9]{1,10})-([0-9]{1,3})\.(stats|journal)", re.ASCII)
+_FILE = re.compile(r"([0-9]{1,5})-([0-9]{1,10})-([0-9]{1,3})\.(stats|latency|journal)", re.ASCII)
 
 
 class MappedFile:
@@ -103,11 +105,14 @@ class BackendDirectory(Closing):
             os.close(fd)
 
     def file(self, place: VbdPlace, queue: int, kind: str) -> Path:
-        """The name of a queue's file; `kind` is ``stats`` or ``journal``."""
+        """The name of a queue's file; `kind` is ``stats``, ``latency`` or ``journal``."""
         return self.path / f"{place.frontend_domid}-{place.devid}-{queue}.{kind}"
 
     def open_stats(self, place: VbdPlace, queue: int, *, fresh: bool) -> MappedFile:
         return MappedFile(self.file(place, queue, "stats"), PAGE_BYTES, fresh=fresh)
+
+    def open_latency(self, place: VbdPlace, queue: int, size: int, *, fresh: bool) -> MappedFile:
+        return MappedFile(self.file(place, queue, BACKEND_SUFFIX), size, fresh=fresh)
 
     def open_journal(self, place: VbdPlace, queue: int, size: int, *, fresh: bool) -> MappedFile:
         return MappedFile(self.file(place, queue, "journal"), size, fresh=fresh)

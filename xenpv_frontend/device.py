@@ -51,6 +51,8 @@ class Settings:
     spin_ns: int = DEFAULT_SPIN_NS
     stamp: str | None = None
     """Stamp requests with dom0's time, in ``tick`` or ``us``; None: not."""
+    profile: bool = False
+    """Measure requests without stamps too, by this end's own clock."""
     closing_patience: float = CLOSING_PATIENCE
 
     def protocol(self) -> Protocol:
@@ -378,7 +380,8 @@ class Device:
                       pool_refs=self._pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
                       max_ios=self._pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
                       time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
-                      time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0)
+                      time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
+                      clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
         self._reaper.attach(queue, self._pool)
         log.info("%s: connected, %d sectors, flag %s", self.name, self.facts.sectors, "on" if self.flag else "off")
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 from xenpv.closing import Closing
 from xenpv.domain import PAGE_SIZE, Domain
 from xenpv.errors import ClosedError, DiskError, TimePageError, UsageError
+from xenpv.latency import DiskLatency
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import SECTOR_SIZE, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
@@ -85,7 +86,8 @@ class Disk(Closing):
     def open(cls, domain: Domain, vdev: str | int = "xvda", *, depth: int = 32, pool_bytes: int | None = None,
              flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
-             closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None) -> Self:
+             closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None,
+             profile: bool = False) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
@@ -94,13 +96,13 @@ class Disk(Closing):
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
         has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
-        with dom0's time, in ``tick`` or ``us``, for samples() and stats(); the backend must offer it, and `xenpv time
-        publish` run in dom0. Raises UsageError, DeviceError (also for a disk that the kernel has and `take` does not say
+        with dom0's time, in ``tick`` or ``us``, for samples(), stats() and latency(); the backend must offer it, and `xenpv
+        time publish` run in dom0. `profile`: have latency() without stamps too, by this end's own clock. Raises UsageError, DeviceError (also for a disk that the kernel has and `take` does not say
         so), TimePageError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
-                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp,
+                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp, profile=profile,
                             closing_patience=closing_patience)
         check_settings(settings)
         place = find_vbd(domain, vdev)
@@ -153,6 +155,13 @@ class Disk(Closing):
     def stats(self) -> Counters:
         """Counters since open()."""
         return self._reaper.counters()
+
+    def latency(self) -> DiskLatency | None:
+        """How long requests took since open(), by operation and stage; None without `stamp` and `profile`.
+
+        Without `stamp` there is the total alone. It is a snapshot: subtract an earlier one for what came since.
+        """
+        return self._reaper.latency()
 
     def samples(self) -> list[Sample]:
         """The newest stamped requests answered since the last call, at most 1024, oldest first; none without `stamp`.

@@ -17,6 +17,7 @@ from xenpv.closing import Closing
 from xenpv.core import ffi, lib
 from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
+from xenpv.latency import DiskLatency, decode
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_front
 
@@ -79,12 +80,13 @@ class Queue(Closing):
     def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview,
                  pool: memoryview | Sequence[memoryview], pool_refs: Sequence[int], abi: int = 64, flag: bool = False,
                  handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS, stamp: str | None = None,
-                 time_page: int = 0, time_ahead_ns: int = 0) -> None:
+                 time_page: int = 0, time_ahead_ns: int = 0, clock: str | None = None) -> None:
         """Owns `core` from now on. `ring` was initialised before it was granted. `pool_refs` names a grant for each
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
         stay held until close(). `handle` is the virtual device's number. `stamp`: the unit of the requests' stamps,
         ``tick`` by the page at the address `time_page`, which outlives the queue, or ``us`` by a clock that is
-        `time_ahead_ns` before dom0's. Raises LocalProtocolError.
+        `time_ahead_ns` before dom0's. `clock`: what requests are measured by without stamps, ``tick`` (this kernel's) or
+        ``us``; None: they are not. Raises LocalProtocolError.
         """
         parts = [pool] if isinstance(pool, memoryview) else list(pool)
         if sum(part.nbytes for part in parts) != len(pool_refs) * PAGE_SIZE:
@@ -98,6 +100,7 @@ class Queue(Closing):
             "pool": self._memory[1] if parts else ffi.NULL, "pool_refs": refs, "pool_pages": len(pool_refs),
             "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
             "stamp": STAMPS[stamp], "time_page": ffi.cast("void *", time_page), "time_ahead_ns": time_ahead_ns,
+            "latency": bool(stamp or clock), "clock": STAMPS[clock],
         })
         error = ffi.new("int *")
         self._front: Any = lib.xenpv_front_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
@@ -195,6 +198,17 @@ class Queue(Closing):
             return decode_front(bytes(ffi.buffer(lib.xenpv_front_stats(self._front))))
 
         return self._go_in(read)
+
+    def latency(self) -> DiskLatency | None:
+        """How long requests took; None when they are not measured."""
+        def read() -> bytes | None:
+            if self._front is None:
+                raise ClosedError("the queue is closed")
+            area = lib.xenpv_front_latency(self._front)
+            return None if area == ffi.NULL else bytes(ffi.buffer(area, lib.xenpv_latency_bytes(lib.XENPV_LATENCY_FRONT)))
+
+        area = self._go_in(read)
+        return None if area is None else decode(area)
 
     # Who waits in the core holds the lock, and comes out for a thread that wants in: it is woken if it is there already,
     # and does not wait if it gets there before that thread has the lock.

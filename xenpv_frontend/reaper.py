@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Protocol
 
 from xenpv.errors import ClosedError, DeviceError, LocalProtocolError, RemoteProtocolError, XenpvError
+from xenpv.latency import DiskLatency
 
 from .buffers import Pool, Run
 from .queue import IO_BYTES, IoArray, Queue, Sample
@@ -96,6 +97,7 @@ class Reaper:
         self._done = IoArray(64)
         self._singles: list[IoArray] = []
         self._past = Counters()
+        self._past_latency: DiskLatency | None = None
 
     # The device's side: which queue there is.
 
@@ -123,6 +125,7 @@ class Reaper:
             queue, self._queue = self._queue, None
         if queue is not None:
             self._past += Counters.of(queue.stats())
+            self._past_latency = self._since(queue)
             queue.close()
 
     def pause(self) -> None:
@@ -186,6 +189,20 @@ class Reaper:
             return past + Counters.of(queue.stats())
         except ClosedError:
             return self._past
+
+    def _since(self, queue: Queue) -> DiskLatency | None:
+        """Of `queue` and of its predecessors by the same clock."""
+        now, past = queue.latency(), self._past_latency
+        return now + past if now is not None and past is not None and now.is_like(past) else now or past
+
+    def latency(self) -> DiskLatency | None:
+        """How long requests took; None when they are not measured."""
+        with self.lock:
+            queue = self._queue
+        if queue is not None:
+            with contextlib.suppress(ClosedError):
+                return self._since(queue)
+        return self._past_latency
 
     def samples(self) -> list[Sample]:
         """What the queue has of stamped requests."""

@@ -61,7 +61,7 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
         .readonly = options->readonly, .flush = 1, .discard = 1, .sector_size = options->sector_size,
         .sectors = sectors, .fd = fd, .fd_inline = options->inline_io, .spin_ns = options->spin_ns,
         .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats,
-        .latency = queue->latency, .clock = options->clock, .tick_ns = QUEUE_TICK_NS, .journal = queue->journal }, &error);
+        .latency = queue->latency, .clock = options->clock, .journal = queue->journal }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->back != NULL);
     return queue->back;
@@ -77,7 +77,7 @@ struct xenpv_front *queue_front(struct queue *queue)
         .notify_fd = queue->channel.back_wait, .ring = queue->domain.memory, .ring_pages = 1u << options->order,
         .pool = queue_page(queue, 0), .pool_refs = queue->refs, .pool_pages = POOL_PAGES, .handle = 51712,
         .stamp = options->front_stamp, .time_page = options->time_page, .max_ios = options->max_ios,
-        .latency = options->latency, .clock = options->clock, .tick_ns = QUEUE_TICK_NS, .spin_ns = options->spin_ns }, &error);
+        .latency = options->latency, .clock = options->clock, .spin_ns = options->spin_ns }, &error);
     CHECK_EQ(error, 0);
     CHECK(queue->front != NULL);
     return queue->front;

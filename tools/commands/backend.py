@@ -32,6 +32,8 @@ def command() -> None:
 @click.option("--notify-flag/--no-notify-flag", default=None, help="Offer the notify-suppression flag.")
 @click.option("--persistent/--no-persistent", default=None, help="Offer persistent grants.")
 @click.option("--stamp", metavar="UNIT", help="Offer requests stamped with dom0's time: off, tick or us.")
+@click.option("--profile", metavar="CLOCK",
+              help="Count how long requests take, for `xenpv latency`: off, auto, us or tick. Stamped ones are always.")
 @click.option("--daemon", is_flag=True, help="Go to the background once every disk that is there is served.")
 @verb(dry_run=True)
 def run(session: Session, /, daemon: bool, **chosen: Any) -> None:

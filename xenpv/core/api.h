@@ -206,7 +206,6 @@ struct xenpv_back_config {
     const void *time_page;      /* for XENPV_STAMP_TICK: it outlives the queue; NULL: every stamp says "no time" */
     void *latency;              /* zero, or a predecessor's: xenpv_latency_bytes(XENPV_LATENCY_BACK); NULL: not measured */
     uint32_t clock;             /* XENPV_STAMP_*: what is measured by without `stamp`; ticks are the coarse clock's then */
-    uint64_t tick_ns;           /* of the page, or of CLOCK_MONOTONIC_COARSE */
 };
 
 struct xenpv_back;
@@ -297,7 +296,6 @@ struct xenpv_front_config {
     int64_t time_ahead_ns;      /* for XENPV_STAMP_US: what our CLOCK_MONOTONIC says more than dom0's */
     uint32_t latency;           /* 1: requests are measured; without stamps their total alone, by `clock` */
     uint32_t clock;             /* as a backend's */
-    uint64_t tick_ns;
 };
 
 /* One I/O: of any length; it becomes as many requests as it needs. */

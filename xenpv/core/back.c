@@ -53,6 +53,7 @@ static void take_over(struct xenpv_back *back)
 static int set_up(struct xenpv_back *back)
 {
     const struct xenpv_back_config *config = &back->config;
+    uint64_t resolution_ns = 0;
     uint32_t entries;
     int error;
 
@@ -60,10 +61,8 @@ static int set_up(struct xenpv_back *back)
         || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
         || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64))
         return -EINVAL;
-    back->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, 0, 0 };
-    if (config->latency && !config->stamp)
-        back->stamper = (struct xenpv_stamper){ config->clock, NULL, 0, config->tick_ns };
-    if (config->latency && back->stamper.unit != XENPV_STAMP_US && (back->stamper.unit != XENPV_STAMP_TICK || !config->tick_ns))
+    back->stamper = (struct xenpv_stamper){ .unit = config->stamp, .page = config->time_page };
+    if (config->latency && !(resolution_ns = xenpv_latency_clock(&back->stamper, config->clock)))
         return -EINVAL;
     back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),
                                       fcntl(config->notify_fd, F_DUPFD_CLOEXEC, 0) };
@@ -116,8 +115,7 @@ static int set_up(struct xenpv_back *back)
     back->stats->stamp_unit = back->stamper.unit;
     if (config->latency) {
         back->latency = config->latency;
-        xenpv_latency_attach(back->latency, XENPV_LATENCY_BACK, back->stamper.unit,
-                             back->stamper.unit == XENPV_STAMP_US ? 1000 : config->tick_ns);
+        xenpv_latency_attach(back->latency, XENPV_LATENCY_BACK, back->stamper.unit, resolution_ns);
     }
     return 0;
 }

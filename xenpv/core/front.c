@@ -63,17 +63,17 @@ void xenpv_front_close(struct xenpv_front *front)
 
 static int set_up_latency(struct xenpv_front *front)
 {
-    uint32_t unit = front->stamper.unit;
-    uint64_t resolution_ns = unit == XENPV_STAMP_US ? 1000 : front->config.tick_ns;
+    uint64_t resolution_ns;
 
     if (!front->config.latency)
         return 0;
-    if (!resolution_ns || (unit != XENPV_STAMP_US && unit != XENPV_STAMP_TICK))
+    resolution_ns = xenpv_latency_clock(&front->stamper, front->config.clock);
+    if (!resolution_ns)
         return -EINVAL;
     front->latency = calloc(1, xenpv_latency_bytes(XENPV_LATENCY_FRONT));
     if (!front->latency)
         return -ENOMEM;
-    xenpv_latency_attach(front->latency, XENPV_LATENCY_FRONT, unit, resolution_ns);
+    xenpv_latency_attach(front->latency, XENPV_LATENCY_FRONT, front->stamper.unit, resolution_ns);
     return 0;
 }
 
@@ -85,9 +85,8 @@ static int set_up(struct xenpv_front *front)
     if ((config->abi != 64 && config->abi != 32) || !config->ring_pages || !config->max_ios || config->max_ios >= XENPV_NO_IO
         || (config->stamp && config->abi != 64))
         return -EINVAL;
-    front->stamper = (struct xenpv_stamper){ config->stamp, config->time_page, config->time_ahead_ns, 0 };
-    if (config->latency && !config->stamp)
-        front->stamper = (struct xenpv_stamper){ config->clock, NULL, 0, config->tick_ns };
+    front->stamper = (struct xenpv_stamper){ .unit = config->stamp, .page = config->time_page,
+                                             .ahead_ns = config->time_ahead_ns };
     if (config->stamp && !(front->samples = calloc(XENPV_SAMPLES, sizeof *front->samples)))
         return -ENOMEM;
     error = set_up_latency(front);

@@ -1,6 +1,7 @@
 #include "latency.h"
 
 #include <string.h>
+#include <time.h>
 
 _Static_assert(sizeof(struct xenpv_latency) % 64 == 0 && sizeof(struct xenpv_histogram) % 64 == 0, "whole cache lines");
 _Static_assert(sizeof(((struct xenpv_histogram *)0)->bucket) / sizeof(uint64_t) == (27 - XENPV_HISTOGRAM_BITS + 1) << XENPV_HISTOGRAM_BITS
@@ -33,6 +34,21 @@ void xenpv_latency_attach(void *memory, uint32_t end, uint32_t unit, uint64_t re
     fresh.magic = 0;
     *area = fresh;
     __atomic_store_n(&area->magic, XENPV_LATENCY_MAGIC, __ATOMIC_RELEASE);
+}
+
+uint64_t xenpv_latency_clock(struct xenpv_stamper *stamper, uint32_t unit)
+{
+    const struct xenpv_time_page *page = stamper->unit ? stamper->page : NULL;
+    struct timespec tick = { 0 };
+
+    clock_getres(CLOCK_MONOTONIC_COARSE, &tick); /* the kernel's TICK_NSEC */
+    if (!stamper->unit)
+        *stamper = (struct xenpv_stamper){ .unit = unit, .own_tick_ns = (uint64_t)tick.tv_nsec };
+    if (stamper->unit == XENPV_STAMP_US)
+        return 1000;
+    if (stamper->unit != XENPV_STAMP_TICK)
+        return 0;
+    return page && page->tick_nsec ? page->tick_nsec : (uint64_t)tick.tv_nsec; /* a page's does not change in its life */
 }
 
 void xenpv_histogram_record(struct xenpv_histogram *histogram, int64_t value)

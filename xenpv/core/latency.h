@@ -9,6 +9,7 @@
 #define XENPV_LATENCY_H
 
 #include "api.h"
+#include "stamp.h"
 #include "wire.h"
 
 /* The row of BLKIF_OP_*, or -1: it is not measured. */
@@ -24,6 +25,9 @@ static inline struct xenpv_histogram *xenpv_latency_stages(struct xenpv_latency 
 {
     return (struct xenpv_histogram *)(area + 1) + (uint32_t)row * area->stages;
 }
+
+/* Without stamps the stamper becomes the clock `unit`. A step in nanoseconds, or 0: there is no such clock. */
+uint64_t xenpv_latency_clock(struct xenpv_stamper *stamper, uint32_t unit);
 
 static inline void xenpv_histogram_add(struct xenpv_histogram *histogram, int64_t value)
 {
