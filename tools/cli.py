@@ -62,6 +62,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "event": "The event channels of the emulated Xen's domains.",
         "ring": "The shared ring of a disk, decoded.",
         "time": "The time page: publish, read, show, doctor.",
+        "latency": "How long a disk's requests took, and where.",
     },
     "This machine": {
         "selftest": "Try: the contract checks on this hypervisor.",

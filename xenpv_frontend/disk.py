@@ -97,8 +97,9 @@ class Disk(Closing):
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
         has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
         with dom0's time, in ``tick`` or ``us``, for samples(), stats() and latency(); the backend must offer it, and `xenpv
-        time publish` run in dom0. `profile`: have latency() without stamps too, by this end's own clock. Raises UsageError, DeviceError (also for a disk that the kernel has and `take` does not say
-        so), TimePageError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
+        time publish` run in dom0. `profile`: have latency() without stamps too, by this end's own clock. Raises UsageError,
+        DeviceError (also for a disk that the kernel has and `take` does not say so), TimePageError, StoreError, GrantError,
+        EventChannelError, RemoteProtocolError.
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,

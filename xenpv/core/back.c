@@ -153,28 +153,6 @@ int xenpv_back_halted(const struct xenpv_back *back)
     return back->halted;
 }
 
-/* The frontend's claim of when it submitted the request, beside our own time. */
-static void judge(struct xenpv_back *back, const struct xenpv_slot *slot)
-{
-    struct xenpv_back_stats *stats = back->stats;
-    uint32_t queued;
-
-    switch (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &queued)) {
-    case XENPV_CLAIM_GOOD:
-        stats->stamps++;
-        stats->time_queued += queued;
-        break;
-    case XENPV_CLAIM_ABSENT:
-        stats->stamps_absent++;
-        break;
-    case XENPV_CLAIM_FUTURE:
-        stats->stamps_future++;
-        break;
-    default:
-        stats->stamps_stale++;
-    }
-}
-
 /* Decodes and checks the copy in the journal. 1: to be done; 0: it was answered. */
 static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot, struct xenpv_stamp now)
 {
@@ -186,7 +164,7 @@ static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot, struct 
         slot->submitted = back->config.stamp ? xenpv_get_u32(raw + XENPV_AT_SUBMIT) : 0;
         slot->fetched = slot->started = slot->ended = now;
         if (back->config.stamp)
-            judge(back, slot);
+            xenpv_back_judge(back, slot);
     }
 
     if (!status)
@@ -274,57 +252,6 @@ void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int sta
     back->answered[back->answered_count++] = slot->index;
 }
 
-/* What is known of a request that was answered `now`, in histograms. */
-static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now, int known)
-{
-    /* A flush that carries data is what the frontend calls it. */
-    int row = xenpv_latency_row(slot->wire_op == XENPV_OP_FLUSH ? slot->wire_op : slot->op);
-    struct xenpv_latency_counts *counts;
-    struct xenpv_histogram *stage;
-    uint32_t ignored;
-
-    if (row < 0)
-        return;
-    counts = &back->latency->counts[row];
-    stage = xenpv_latency_stages(back->latency, row);
-    if (!known) {
-        counts->unknown++;
-        return;
-    }
-    /* One clock, which does not go back. */
-    xenpv_histogram_add(&stage[XENPV_STAGE_WAITED], slot->started.value - slot->fetched.value);
-    xenpv_histogram_add(&stage[XENPV_STAGE_STORED], slot->ended.value - slot->started.value);
-    xenpv_histogram_add(&stage[XENPV_STAGE_ANSWERED], now.value - slot->ended.value);
-    xenpv_histogram_add(&stage[XENPV_STAGE_SERVICE], now.value - slot->fetched.value);
-    if (!slot->submitted) {
-        counts->absent++;
-    } else if (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &ignored) != XENPV_CLAIM_GOOD) {
-        counts->refused++;
-    } else { /* another's clock: by so much as it is ahead of ours, this is negative */
-        xenpv_histogram_add(&stage[XENPV_STAGE_QUEUED], (int32_t)(slot->fetched.value - slot->submitted));
-        xenpv_histogram_add(&stage[XENPV_STAGE_TOTAL], (int32_t)(now.value - slot->submitted));
-    }
-}
-
-/* Our own stages of a request, which took `now` to be answered. */
-static void stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
-{
-    struct xenpv_back_stats *stats = back->stats;
-    int known = slot->fetched.value && slot->started.value && slot->ended.value && now.value
-                && slot->fetched.epoch == now.epoch && slot->started.epoch == now.epoch && slot->ended.epoch == now.epoch;
-
-    if (back->latency && slot->reached)
-        measure(back, slot, now, known);
-    if (!known) {
-        stats->stages_unknown++;
-        return;
-    }
-    stats->stages++;
-    stats->time_waited += slot->started.value - slot->fetched.value; /* one clock, which does not go back */
-    stats->time_stored += slot->ended.value - slot->started.value;
-    stats->time_answered += now.value - slot->ended.value;
-}
-
 static void respond(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
 {
     /* Written whole: a response shows the frontend no byte that we did not mean to send (XSA-216). */
@@ -333,7 +260,7 @@ static void respond(struct xenpv_back *back, const struct xenpv_slot *slot, stru
 
     count(back->stats, slot);
     if (back->stamper.unit)
-        stages(back, slot, now);
+        xenpv_back_stages(back, slot, now);
     if (back->config.stamp) {
         xenpv_put_u32(response + XENPV_AT_FETCHED, slot->fetched.value);
         xenpv_put_u32(response + XENPV_AT_STARTED, slot->started.value);

@@ -81,6 +81,11 @@ struct xenpv_back {
 /* request.c: decodes the private copy `raw` and checks everything: 0, or the BLKIF_RSP_* to answer. */
 int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot);
 
+/* back_stages.c. judge: the frontend's claim of when it submitted the request, beside our own time. stages: our own of a
+ * request that is answered `now`, counted where the queue is measured. */
+void xenpv_back_judge(struct xenpv_back *back, const struct xenpv_slot *slot);
+void xenpv_back_stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now);
+
 /* data.c, for many requests at once, because a grant copy is a system call. begin: their data at hand in slot->iov. end: the
  * data of those answered and not responded to at the guest, nothing mapped. Each slot's status says what became of it. */
 void xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t count);

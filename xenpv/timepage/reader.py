@@ -13,19 +13,31 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from xenpv.closing import Closing
-from xenpv.errors import TimeDisruptedError, TimePageError, TimeStaleError, TimeTornError
+from xenpv.errors import HypervisorError, TimeDisruptedError, TimePageError, TimeStaleError, TimeTornError
 
 from .clock import AGREED, OwnClock
+from .kernel import Kernel
 from .page import PageView, Snapshot
 
 __all__ = ["Epoch", "Follower", "Reader", "Reading"]
 
 DEADLINE_NS = 100_000_000
 """How long a torn page is tried again: the publisher's CPU may have been taken from it in the middle of a write."""
+ONE_CLOCK_NS = 4_000_000
+"""A tie that is further off is no tie of a clock to itself: one of the two is in a time namespace."""
 PAUSE = 0.0005
 """Seconds between two tries."""
+
+
+@cache
+def _own_boot_id() -> uuid.UUID | None:
+    try:
+        return Kernel().boot_id()
+    except HypervisorError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +241,14 @@ class Reader(Closing):
 
     @property
     def ahead_ns(self) -> int | None:
-        """What the own clock says more than dom0's CLOCK_MONOTONIC; None while the two do not agree."""
-        return self._own.ahead_ns if self._own is not None else None
+        """What the own clock says more than dom0's CLOCK_MONOTONIC; None while the two do not agree.
+
+        Where the page is this very kernel's, the two are one clock and it is 0: ticks are seen some microseconds late.
+        """
+        ahead = self._own.ahead_ns if self._own is not None else None
+        if ahead is not None and self._last is not None and abs(ahead) < ONE_CLOCK_NS:
+            return 0 if self._last.epoch.boot_id == _own_boot_id() else ahead
+        return ahead
 
     def wait(self, seconds: float = 5.0) -> Reading:
         """The first reading; a page that is not there, or does not tick yet, is waited for. Raises TimePageError."""

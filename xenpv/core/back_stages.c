@@ -1,0 +1,74 @@
+/* What a backend makes of the times of the requests that it serves. */
+#include "back.h"
+
+void xenpv_back_judge(struct xenpv_back *back, const struct xenpv_slot *slot)
+{
+    struct xenpv_back_stats *stats = back->stats;
+    uint32_t queued;
+
+    switch (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &queued)) {
+    case XENPV_CLAIM_GOOD:
+        stats->stamps++;
+        stats->time_queued += queued;
+        break;
+    case XENPV_CLAIM_ABSENT:
+        stats->stamps_absent++;
+        break;
+    case XENPV_CLAIM_FUTURE:
+        stats->stamps_future++;
+        break;
+    default:
+        stats->stamps_stale++;
+    }
+}
+
+/* What is known of a request that was answered `now`, in histograms. */
+static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now, int known)
+{
+    /* A flush that carries data is what the frontend calls it. */
+    int row = xenpv_latency_row(slot->wire_op == XENPV_OP_FLUSH ? slot->wire_op : slot->op);
+    struct xenpv_latency_counts *counts;
+    struct xenpv_histogram *stage;
+    uint32_t ignored;
+
+    if (row < 0)
+        return;
+    counts = &back->latency->counts[row];
+    stage = xenpv_latency_stages(back->latency, row);
+    if (!known) {
+        counts->unknown++;
+        return;
+    }
+    /* One clock, which does not go back. */
+    xenpv_histogram_add(&stage[XENPV_STAGE_WAITED], slot->started.value - slot->fetched.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_STORED], slot->ended.value - slot->started.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_ANSWERED], now.value - slot->ended.value);
+    xenpv_histogram_add(&stage[XENPV_STAGE_SERVICE], now.value - slot->fetched.value);
+    if (!slot->submitted) {
+        counts->absent++;
+    } else if (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &ignored) != XENPV_CLAIM_GOOD) {
+        counts->refused++;
+    } else { /* another's clock: by so much as it is ahead of ours, this is negative */
+        int64_t queued = (int32_t)(slot->fetched.value - slot->submitted);
+        xenpv_histogram_add(&stage[XENPV_STAGE_QUEUED], queued);
+        xenpv_histogram_add(&stage[XENPV_STAGE_TOTAL], queued + (uint32_t)(now.value - slot->fetched.value));
+    }
+}
+
+void xenpv_back_stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
+{
+    struct xenpv_back_stats *stats = back->stats;
+    int known = slot->fetched.value && slot->started.value && slot->ended.value && now.value
+                && slot->fetched.epoch == now.epoch && slot->started.epoch == now.epoch && slot->ended.epoch == now.epoch;
+
+    if (back->latency && slot->reached)
+        measure(back, slot, now, known);
+    if (!known) {
+        stats->stages_unknown++;
+        return;
+    }
+    stats->stages++;
+    stats->time_waited += slot->started.value - slot->fetched.value; /* one clock, which does not go back */
+    stats->time_stored += slot->ended.value - slot->started.value;
+    stats->time_answered += now.value - slot->ended.value;
+}
