@@ -143,3 +143,12 @@ def test_a_process_that_dies_in_the_middle_of_a_run_is_one_line(in_a_run: subpro
 def test_a_size_that_cannot_be_is_one_line() -> None:
     done = subprocess.run(command("--size", "1000"), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_what_measuring_costs(bench: Callable[..., dict[str, Any]]) -> None:
+    found = bench("--profiling", "--profile", "us", "--profile", "backend", "--case", "randread-4k-qd1", "--runs", "6")
+    assert [(row["mode"], row["pairs"]) for row in found["profiling"]] == [("us", 6), ("backend", 6)]
+    assert all(row["iops_off"] > 0 and row["iops_on"] > 0 and len(row["ratios"]) == 6 for row in found["profiling"])
+    totals = found["totals"]
+    assert (totals["requests"], totals["more"]) == (5000, 0), "no request's stages are longer than the request"
+    assert totals["close"] + totals["unknown"] <= 5000

@@ -12,5 +12,7 @@
     guest.py           that load process
     compare.py         alternating runs and their medians
     notifications.py   notifications per 1,000 requests
+    profiling.py       what it costs to measure requests
+    totals.py          stamps held against a clock outside
     report.py          the same as JSON and as a table
 """

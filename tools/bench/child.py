@@ -1,10 +1,15 @@
 """The two processes of the system `xenpv`: ``python -m xenpv_tools.bench.child backend|load URI ...``.
 
+backend URI RUN SPIN_US|- FILE      FILE: options as a JSON object; SIGHUP reads them again
+load URI
+
 Both end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
 and answers each with one, until the end of its input:
 
-    {"vdev", "flag", "spin_us"}             open a disk -> {"features"}; `flag` and `spin_us` may be null
+    {"vdev", "flag", "spin_us", "stamp"}    open a disk -> {"features"}; all but the first may be null
     {"vdev", "case", "seconds", "seed"}     run a load  -> {"result"}, a LoadResult
+    {"vdev", "requests"}                    stamped reads, one at a time -> {"totals"}, see totals.py
+    {"vdev", "close"}                       close the disk -> {}
 
 An answer has "error" instead when it went wrong.
 """
@@ -16,6 +21,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,6 +33,7 @@ from xenpv_frontend.disk import Disk
 
 from .cases import find_case
 from .load import run_load
+from .totals import check_totals
 
 RING_DEPTH = 64
 """Requests that the ring has room for: 8 reads of 256 KiB are 48 requests."""
@@ -35,18 +42,24 @@ _PATIENCE = 2.0
 """Seconds for a backend to answer at the end: one that has died must not keep us."""
 
 
-def backend(uri: str, rundir: str, spin_us: int | None) -> int:
-    """Serve domain `uri` as `xenpv backend run` does, with its own options and nobody's configuration."""
-    options = BackendOptions(log_level="warning")
-    if spin_us is not None:
-        options = replace(options, spin_us=spin_us)
+def backend(uri: str, rundir: str, spin_us: int | None, file: str) -> int:
+    """Serve domain `uri` as `xenpv backend run` does, with the options of `file` and nobody's configuration."""
+    def options() -> BackendOptions:
+        found = BackendOptions(log_level="warning", **json.loads(Path(file).read_text()))
+        return found if spin_us is None else replace(found, spin_us=spin_us)
+
     with open_domain(uri) as domain:
-        return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options,
-                          reload=lambda: options)
+        return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options(), reload=options)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _close(disks: dict[str, Disk]) -> None:
+    with ExitStack() as stack:
+        for disk in disks.values():
+            stack.callback(disk.close)
 
 
 def load(uri: str) -> int:
@@ -55,15 +68,21 @@ def load(uri: str) -> int:
     with ExitStack() as stack:
         domain = stack.enter_context(open_domain(uri))
         disks: dict[str, Disk] = {}
+        stack.callback(_close, disks)
 
         def answer(request: dict[str, Any]) -> dict[str, Any]:
             vdev = request["vdev"]
+            if "close" in request:
+                disks.pop(vdev).close()
+                return {}
+            if "requests" in request:
+                return {"totals": asdict(check_totals(disks[vdev], request["requests"]))}
             if "case" in request:
                 result = run_load(disks[vdev], find_case(request["case"]), request["seconds"], request["seed"])
                 return {"result": asdict(result)}
             spin = {} if request["spin_us"] is None else {"spin_ns": request["spin_us"] * 1000}
-            disks[vdev] = stack.enter_context(Disk.open(domain, vdev, depth=RING_DEPTH, pool_bytes=POOL_BYTES,
-                                                        flag=request["flag"], closing_patience=_PATIENCE, **spin))
+            disks[vdev] = Disk.open(domain, vdev, depth=RING_DEPTH, pool_bytes=POOL_BYTES, flag=request["flag"],
+                                    stamp=request["stamp"], closing_patience=_PATIENCE, **spin)
             return {"features": asdict(disks[vdev].features)}
 
         for line in sys.stdin:
@@ -79,7 +98,7 @@ def main(argv: list[str]) -> int:
     """One of the two; its exit status."""
     try:
         if argv[0] == "backend":
-            return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]))
+            return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]), argv[4])
         return load(argv[1])
     except KeyboardInterrupt:
         return 0

@@ -60,6 +60,25 @@ def _how(how: dict[str, Any]) -> str:
                       f"CPU: {how['cpu']}."])
 
 
+def profiling(found: dict[str, Any]) -> str:
+    """The answer of profiling.measure_profiling."""
+    header = ["case", "profiling", "pairs", "IOPS off", "IOPS on", "time on / off", "95 % interval", "below 1.05"]
+    rows = [[row["case"], row["mode"], row["pairs"], _figure(row["iops_off"]), _figure(row["iops_on"]),
+             _figure(row["ratio"], 3), " .. ".join(_figure(end, 3) for end in row["interval"]),
+             "yes" if row["below"] else "no"] for row in found["profiling"]]
+    parts = [table(header, rows, ["pairs", "IOPS off", "IOPS on", "time on / off"])]
+    if (totals := found["totals"]) is not None:
+        parts.append(
+            f"Of {totals['requests']:,} single reads with stamps in us, the stages of {totals['close']:,} "
+            f"({100 * totals['close'] / totals['requests']:.2f} %) add up to what the load's own clock around the core's call "
+            f"said, within 5 us; {totals['more']} to more than it, {totals['unknown']} are unknown. It said more by "
+            f"{totals['p50_us']:g} us (p50), {totals['p99_us']:g} us (p99), {totals['p999_us']:g} us (p99.9): the call "
+            "itself is in it.")
+    parts.append("Ratios are those of the pairs, their median with the interval of order statistics; IOPS are the medians of "
+                 f"all runs.\nStorage {found['storage']}. " + _circumstances(found))
+    return "\n\n".join(parts)
+
+
 def notifications(found: dict[str, Any]) -> str:
     """The answer of notifications.count_notifications."""
     header = ["load", "spin us", "mode", "per 1,000", "to backend", "to frontend", "sleeps", "rescues", "IOPS"]

@@ -12,7 +12,9 @@ import json
 import os
 import select
 import subprocess
+import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,6 +51,23 @@ class Run:
     backend: dict[str, int]
     """What the backend's counters grew by."""
     backend_cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What measures requests."""
+
+    stamp: str | None = None
+    """The unit of both ends' stamps."""
+    backend: str = "off"
+    """The clock by which the backend measures requests without stamps."""
+
+    def options(self) -> dict[str, str]:
+        """The backend's, by the names of BackendOptions."""
+        return {"stamp": self.stamp or "off", "profile": self.backend}
+
+
+NO_PROFILE = Profile()
 
 
 class Child:
@@ -141,22 +160,50 @@ class Xenpv:
                  trace: TracebackType | None) -> None:
         self._stack.close()
 
+    @property
+    def uri(self) -> str:
+        """Its dom0's."""
+        return f"emulated:{self._run}"
+
     def _start(self) -> None:
         host.start(self._run)
         self._stack.callback(host.stop, self._run)
         self._domid = int(host.request(self._run, "create", name="load")["domid"])
         uri = f"emulated:{self._run}"
         spin = "-" if self._spin_us is None else str(self._spin_us)
-        self._backend = Child("backend", ["backend", uri, str(self._run), spin], self._logs / "backend.log")
+        self._options = self._logs / "backend.json"
+        self._options.write_text(json.dumps(NO_PROFILE.options()))
+        self._backend = Child("backend", ["backend", uri, str(self._run), spin, str(self._options)],
+                              self._logs / "backend.log")
         self._stack.callback(self._backend.close)
         self._backend.line()
         self._attach(uri)
         self._load = Child("load", ["load", f"{uri}#{self._domid}"], self._logs / "load.log")
         self._stack.callback(self._load.close, self._backend)
         for mode, vdev in self._vdevs.items():
-            flag = None if mode is None else _FLAGS[mode]
-            self._features = self._load.ask({"vdev": vdev, "flag": flag, "spin_us": self._spin_us},
-                                            self._backend)["features"]
+            self._open(vdev, None if mode is None else _FLAGS[mode])
+
+    def _open(self, vdev: str, flag: bool | None, stamp: str | None = None) -> None:
+        self._features = self._load.ask({"vdev": vdev, "flag": flag, "spin_us": self._spin_us, "stamp": stamp},
+                                        self._backend)["features"]
+
+    def profile(self, wanted: Profile) -> None:
+        """Measure so from now on: the backend's options change, and the disk is connected anew."""
+        vdev, = self._vdevs.values()
+        self._load.ask({"vdev": vdev, "close": True}, self._backend)
+        self._options.write_text(json.dumps(wanted.options()))
+        signal.pidfd_send_signal(self._backend.pidfd, signal.SIGHUP)
+        deadline = time.monotonic() + _END_SECONDS
+        while wanted.options().items() - ask(self._run, "status")["options"].items():
+            if time.monotonic() > deadline:
+                raise HypervisorError("the backend process does not take its options anew")
+            select.select([self._backend.pidfd], [], [], 0.005)
+        self._open(vdev, None, wanted.stamp)
+
+    def check_totals(self, requests: int) -> dict[str, Any]:
+        """Each of so many requests, one at a time, by its stamps and by the load process's clock around it (child.py)."""
+        vdev, = self._vdevs.values()
+        return dict(self._load.ask({"vdev": vdev, "requests": requests}, self._backend)["totals"])
 
     def _attach(self, uri: str) -> None:
         with open_domain(uri) as dom0:

@@ -1,4 +1,4 @@
-"""``xenpv bench``: against raw I/O and peers, in one run; and notifications with the flag and without."""
+"""``xenpv bench``: against raw I/O and peers, in one run; notifications with the flag and without; what measuring costs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from xenpv.errors import UsageError
 
-from ..bench import compare, report
+from ..bench import compare, profiling as profiling_, report
 from ..bench.cases import CASES, find_case
 from ..bench.files import check_size
 from ..bench.notifications import RUNS, count_notifications
@@ -28,18 +28,23 @@ __all__ = ["command"]
               help="tmpfs: a file in /dev/shm. disk: a file opened with O_DIRECT. Default: both.")
 @click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path),
               help="Where the file on a disk is made. Default: the user's cache directory.")
-@click.option("--seconds", type=click.FloatRange(0.05, 600), help="Of one run. Default: 2; with --notifications 1.")
+@click.option("--seconds", type=click.FloatRange(0.05, 600),
+              help="Of one run. Default: 2; with --notifications or --profiling 1.")
 @click.option("--runs", type=click.IntRange(1, 99),
-              help="Runs of each system; medians are shown. Default: 3; with --notifications 5.")
+              help="Runs of each system; medians are shown. Default: 3; with --notifications 5; with --profiling 20 pairs.")
 @click.option("--size", default="1G", show_default=True, metavar="SIZE", help="Of the file.")
 @click.option("--spin-us", type=click.IntRange(0, 1000),
               help="How long a side of xenpv that found nothing looks again before it sleeps. Default: as it comes.")
 @click.option("--notifications", is_flag=True,
               help="Count notifications per 1,000 requests instead, with the flag and with event indices.")
+@click.option("--profiling", is_flag=True,
+              help="Measure what it costs to measure requests (`xenpv latency`), in pairs of runs without and with.")
+@click.option("--profile", "profiles", multiple=True, type=click.Choice(list(profiling_.MODES)),
+              help="With --profiling: stamps in us, in ticks, or the backend's own measuring. Default: us.")
 @verb(json=True)
 def command(session: Session, cases: Sequence[str], systems: Sequence[str], storages: Sequence[str],
             directory: Path | None, seconds: float | None, runs: int | None, size: str, spin_us: int | None,
-            notifications: bool) -> int:
+            notifications: bool, profiling: bool, profiles: Sequence[str]) -> int:
     """Measure xenpv against raw I/O (fio on the file) and nbdkit (its file plugin, fio over a Unix socket).
 
     xenpv is measured on an emulated Xen of its own: a backend process, and a load process that uses the public Disk.
@@ -48,6 +53,18 @@ def command(session: Session, cases: Sequence[str], systems: Sequence[str], stor
     length = parse_size(size)
     check_size(length)
     with swept():
+        if profiling:
+            if notifications or systems or len(storages) > 1:
+                raise UsageError("--profiling is of xenpv alone, on one storage: leave out --notifications and --system")
+            pairs = runs or profiling_.PAIRS
+            if pairs < profiling_.PAIRS_MIN:
+                raise UsageError(f"--profiling needs at least {profiling_.PAIRS_MIN} runs: of fewer pairs nothing is known to "
+                                 "95 %")
+            chosen = [find_case(name) for name in cases or ["randread-4k-qd32"]]
+            cost = profiling_.measure_profiling(chosen, storages[0] if storages else "tmpfs", profiles or ["us"],
+                                                seconds or profiling_.SECONDS, pairs, length, spin_us, directory, session.say)
+            session.show(cost, report.profiling(cost))
+            return 0
         if notifications:
             if cases or systems or storages or directory:
                 raise UsageError("--notifications has loads of its own, on tmpfs: leave out --case, --system, "

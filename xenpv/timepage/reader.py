@@ -26,8 +26,8 @@ __all__ = ["Epoch", "Follower", "Reader", "Reading"]
 
 DEADLINE_NS = 100_000_000
 """How long a torn page is tried again: the publisher's CPU may have been taken from it in the middle of a write."""
-ONE_CLOCK_NS = 4_000_000
-"""A tie that is further off is no tie of a clock to itself: one of the two is in a time namespace."""
+ONE_CLOCK_NS = 1_000_000_000
+"""Further off, the two are no one clock: a time namespace lies between them (time_namespaces(7))."""
 PAUSE = 0.0005
 """Seconds between two tries."""
 
