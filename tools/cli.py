@@ -56,6 +56,12 @@ COMMANDS: dict[str, dict[str, str]] = {
         "disk": "The guest's side: use a disk of this domain from user space.",
         "bundle": "Boot bundles: one file, many images, guests that boot from it.",
     },
+    "Look on": {
+        "top": "What every disk does, live: requests, bytes, times, notifications.",
+        "record": "Write a disk's times into a file.",
+        "plot": "A recording as a picture: SVG, PNG or HTML.",
+        "exporter": "Counters and times for Prometheus.",
+    },
     "Look inside": {
         "store": "xenstore: ls, read, write, rm, watch, chmod.",
         "grant": "The grants of the emulated Xen's domains.",

@@ -9,7 +9,7 @@ from typing import Any
 
 from xenpv.errors import UsageError
 
-__all__ = ["dumps", "duration", "pairs", "parse_size", "printable", "table", "text_or_hex"]
+__all__ = ["dumps", "duration", "pairs", "parse_size", "printable", "si", "table", "text_or_hex"]
 
 _SIZE = re.compile(r"(?P<number>[0-9]{1,19})(?P<unit>[kKmMgGtT]?)(i?[bB])?")
 _UNITS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
@@ -64,3 +64,11 @@ def duration(seconds: float) -> str:
     days, hour = divmod(hours, 24)
     clock = f"{hour}:{minute:02}:{second:02}"
     return clock if not days else f"{days} day{'s' if days > 1 else ''}, {clock}"
+
+
+def si(value: float, digits: int = 3) -> str:
+    """A number with k, M or G for powers of 1000, such as ``12.3k``."""
+    for power, letter in ((9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 10 ** power * 0.9995:
+            return f"{value / 10 ** power:.{digits}g}{letter}"
+    return f"{value:.{digits}g}"

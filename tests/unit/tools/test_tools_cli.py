@@ -161,7 +161,7 @@ def test_every_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_verbs_of_later_issues_are_not_there() -> None:
     verbs = cli.group.list_commands(click.Context(cli.group))
-    assert "demo" in verbs and not {*verbs} & {"top", "trace"}
+    assert "demo" in verbs and "trace" not in verbs
 
 
 def test_help_imports_no_verb() -> None:
