@@ -22,7 +22,7 @@ from xenpv.stats import PAGE_BYTES, decode_back
 
 from ..session import one_line
 
-__all__ = ["Reading", "Snapshot", "Vbd", "read_all", "read_vbd"]
+__all__ = ["Reading", "Snapshot", "Vbd", "read_all"]
 
 Vbd = tuple[int, int]
 """domid of the frontend, and devid."""
@@ -103,17 +103,12 @@ def _snapshot(run: Path, vbd: Vbd, pages: Mapping[int, Path]) -> Snapshot | None
         return Snapshot(*vbd, {}, None, one_line(getattr(error, "strerror", None) or str(error)))
 
 
-def read_all(run: Path) -> Reading:
-    """All vbds of the backend in the run directory `run`. Raises UsageError when its directory is not ours alone."""
+def read_all(run: Path, only: Vbd | None = None) -> Reading:
+    """All vbds of the backend in the run directory `run`, or `only` one. Raises UsageError when its directory is not ours."""
     directory = run / "backend"
-    found = {vbd: _snapshot(run, vbd, pages) for vbd, pages in sorted(_pages(directory).items())}
+    pages = {vbd: found for vbd, found in _pages(directory).items() if only in (None, vbd)}
+    found = {vbd: _snapshot(run, vbd, pages[vbd]) for vbd in sorted(pages)}
     return Reading(_pid(directory / "lock"), {vbd: snapshot for vbd, snapshot in found.items() if snapshot})
-
-
-def read_vbd(run: Path, domid: int, devid: int) -> Snapshot | None:
-    """One vbd alone; None when the backend has none such. Raises UsageError as read_all() does."""
-    pages = _pages(run / "backend").get((domid, devid))
-    return _snapshot(run, (domid, devid), pages) if pages else None
 
 
 def _pid(lock: Path) -> int | None:

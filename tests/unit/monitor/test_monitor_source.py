@@ -10,7 +10,7 @@ import pytest
 from tests.support.backend_files import BackendFiles, latency_of
 from xenpv.errors import UsageError
 from xenpv_tools.monitor.interval import Interval, intervals
-from xenpv_tools.monitor.source import read_all, read_vbd
+from xenpv_tools.monitor.source import read_all
 
 VBD = (1, 51712)
 
@@ -122,9 +122,9 @@ def test_a_directory_that_others_may_write_is_refused(files: BackendFiles) -> No
 
 def test_one_vbd_alone(files: BackendFiles) -> None:
     files.put(requests_read=5)
-    found = read_vbd(files.run, *VBD)
-    assert found is not None and found.sum("requests.read") == 5
-    assert read_vbd(files.run, 9, 9) is None
+    files.put(domid=2)
+    assert [*read_all(files.run, VBD).vbds] == [VBD]
+    assert not read_all(files.run, (9, 9)).vbds
 
 
 def test_json_has_every_figure(files: BackendFiles) -> None:
