@@ -71,4 +71,4 @@ def si(value: float, digits: int = 3) -> str:
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10 ** power * 0.9995:
             return f"{value / 10 ** power:.{digits}g}{letter}"
-    return f"{value:.{digits}g}"
+    return f"{value:.0f}" if abs(value) >= 10 ** digits else f"{value:.{digits}g}"

@@ -84,14 +84,14 @@ class Top:
 
 @pytest.fixture(scope="module")
 def xenpv(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    """An emulated Xen with one guest, two disks and a backend."""
+    """An emulated Xen with one guest, two disks of which it uses one, and a backend."""
     cwd = tmp_path_factory.mktemp("top")
     for name in ("a.img", "b.img"):
         (cwd / name).write_bytes(bytes(1 << 20))
     with run_directory(cwd) as command:
         command("emu", "up")
-        command("backend", "run", "--daemon")
-        command("create", command.config("guest", disk=[f"{cwd}/a.img,raw,xvda,w"],
+        command("backend", "run", "--profile", "us", "--daemon")
+        command("create", command.config("guest", disk=[f"{cwd}/{name}.img,raw,xvd{name},w" for name in "ab"],
                                          xenpv_exec=command.python("stays.py", STAYS)))
         yield command
         if (command.run / "backend" / "control").exists():
@@ -181,6 +181,40 @@ def test_batch_in_json(connected: Command) -> None:
     assert first["vbds"][0]["name"] == "guest" and second["vbds"][0]["reads_per_second"] > 0
 
 
+def test_times_are_there(connected: Command) -> None:
+    said = json.loads(connected("top", "-n", "1", "-i", "0.2", "--json"))["vbds"][0]
+    assert 0 < said["service_p50_ns"][1] <= said["service_p99_ns"][1] and said["resolution_ns"] == 1000
+    assert said["total_p99_ns"] is None  # nothing is stamped
+
+
+def test_a_recording_and_its_picture(connected: Command) -> None:
+    connected("record", "guest", "xvda", "-o", "a.rec", "-i", "0.1", "--seconds", "0.35")
+    assert "-f overwrites" in connected("record", "guest", "xvda", "-o", "a.rec", status=2)
+    connected("plot", "a.rec")
+    assert "service: fetch to response" in (connected.cwd / "a.rec.svg").read_text()
+    connected("plot", "a.rec", "-o", "a.html", "--operation", "read", "--stage", "stored", "--title", "mine")
+    assert "mine" in (connected.cwd / "a.html").read_text()
+    assert ".svg, .html, .png" in connected("plot", "a.rec", "-o", "a.gif", status=2)
+    assert "is no recording" in connected("plot", "a.html", status=2)
+
+
+def test_ctrl_c_ends_a_recording_well(connected: Command) -> None:
+    with subprocess.Popen([*connected.argv, "record", "guest", "xvda", "-f", "-o", "b.rec", "-i", "0.05"],
+                          env=connected.environment, cwd=connected.cwd, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        deadline, path = time.monotonic() + 20, connected.cwd / "b.rec"
+        while not (path.exists() and path.read_bytes().count(b"\n") > 2):
+            assert time.monotonic() < deadline and process.poll() is None
+            select.select([], [], [], 0.01)
+        process.send_signal(signal.SIGINT)
+        assert "`xenpv plot b.rec`" in process.stderr.read() and process.wait() == 0
+
+
+def test_recording_what_is_not_connected(xenpv: Command) -> None:
+    assert "has not connected the disk" in xenpv("record", "guest", "xvdb", "-o", "c.rec", status=1)
+    assert not (xenpv.cwd / "c.rec").exists()
+
+
 def test_without_a_terminal_it_says_batch(xenpv: Command) -> None:
     assert "--batch" in xenpv("top", status=2)
 
@@ -198,7 +232,7 @@ def test_a_backend_that_is_killed_and_comes_back(top: Top, connected: Command) -
     pid = json.loads(connected("backend", "status", "--json"))["pid"]
     os.kill(pid, signal.SIGKILL)
     top.until(lambda lines: "no backend" in lines[2] and "no backend runs" in lines[0], "that the backend has gone")
-    connected("backend", "run", "--daemon")
+    connected("backend", "run", "--profile", "us", "--daemon")
     top.until(served, "the disk served again")
     top.type(b"q")
     assert top.end() == 0

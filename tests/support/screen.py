@@ -17,7 +17,10 @@ class Screen:
         self.frames = 0
         self._cells = [[" "] * columns for _ in range(lines)]
         self._row = self._column = 0
+        self._saved = 0, 0
         self._rest = ""
+        self.last: list[str] = []
+        """What the alternate screen showed when it was left."""
 
     def resize(self, columns: int, lines: int) -> None:
         """As xterm does: what does not fit is cut, the rest stays."""
@@ -54,8 +57,13 @@ class Screen:
                 self._obey("K", "")
                 for row in self._cells[self._row + 1:]:
                     row[:] = [" "] * self.columns
-            case "?h" | "?l", "1049":
-                self.alternate = command == "?h"
+            case "?h", "1049":
+                self._saved = self._row, self._column
+                self.alternate = True
+            case "?l", "1049":
+                self.last = self.lines()
+                self._row, self._column = self._saved if self.alternate else (self._row, self._column)
+                self.alternate = False
             case "?h" | "?l", "25":
                 self.cursor = command == "?h"
             case "m", "0" | "1" | "7":

@@ -46,7 +46,7 @@ def command(session: Session, domain: str, device: str, output: Path, interval: 
             max_size: int) -> None:
     """Write what a disk does into a file, interval by interval: requests, bytes, and the histograms of every stage.
 
-    `xenpv plot` makes a picture of it. The backend must measure: `xenpv backend run --profile`, or --stamp.
+    `xenpv plot` makes a picture of it. The backend must measure: `xenpv backend run --profile auto`, or --stamp us.
     """
     found = session.domains().find(domain)
     with session.open_domain() as dom0:
@@ -80,7 +80,8 @@ def _measured(first: Reading, vbd: Vbd) -> DiskLatency:
         raise DeviceError(f"domain {vbd[0]} has not connected the disk, or no backend of ours serves it: "
                           f"`xenpv block-list {vbd[0]}` shows its state")
     if snapshot.latency is None:
-        raise DeviceError(snapshot.fault or "the backend does not measure times: start it with `xenpv backend run --profile`")
+        raise DeviceError(snapshot.fault or
+                          "the backend does not measure times: start it with `xenpv backend run --profile auto`")
     return snapshot.latency
 
 

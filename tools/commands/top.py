@@ -32,7 +32,7 @@ def command(session: Session, domain: str | None, device: str | None, interval: 
             batch: bool, count: int | None) -> None:
     """What every vbd does, or DOMAIN's, or DEVICE alone: requests and bytes a second, times, queue depth, notifications.
 
-    It reads what the backend publishes, and asks it nothing. Times need `xenpv backend run --profile`; total needs
+    It reads what the backend publishes, and asks it nothing. Times need `xenpv backend run --profile auto`; total needs
     stamped requests too (--stamp). With --json a line is an interval.
 
     \b
