@@ -35,6 +35,8 @@ HOMES = {
     "cryptography": ["tools/bundle/signing.py"],
     "construct": ["xenpv/wire/", "tools/bundle/"],
     "click": ["tools/"],
+    "prometheus_client": ["tools/monitor/exporter.py"],
+    "cairosvg": ["tools/monitor/page.py"],
     "cffi": ["xenpv/core/build.py"],
     "xenpv.core": [  # the wrappers of cffi's objects
         "xenpv/core/",

@@ -1,4 +1,4 @@
-"""`xenpv top` as people start it, on a terminal of its own, beside a real backend."""
+"""`xenpv top`, `record`, `plot` and `exporter` as people start them, beside a real backend; top on a terminal of its own.
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import struct
 import subprocess
 import termios
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -236,3 +237,16 @@ def test_a_backend_that_is_killed_and_comes_back(top: Top, connected: Command) -
     top.until(served, "the disk served again")
     top.type(b"q")
     assert top.end() == 0
+
+
+def test_the_exporter(connected: Command) -> None:
+    with subprocess.Popen([*connected.argv, "exporter", "--listen", "127.0.0.1:0"], env=connected.environment,
+                          stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        with urllib.request.urlopen(line.split()[-1], timeout=20) as answer:
+            said = answer.read().decode()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0 and process.stderr.read() == ""
+    assert 'xenpv_vbd_service_seconds_bucket{devid="51712",domid="1"' in said
+    assert "xenpv_backend_up 1.0" in connected("exporter", "--once")
