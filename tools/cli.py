@@ -56,8 +56,9 @@ COMMANDS: dict[str, dict[str, str]] = {
         "disk": "The guest's side: use a disk of this domain from user space.",
         "bundle": "Boot bundles: one file, many images, guests that boot from it.",
     },
-    "Look on": {
-        "top": "What every disk does, live: requests, bytes, times, notifications.",
+    "What disks do": {
+        "latency": "How long a disk's requests took, and where.",
+        "top": "Every disk live: requests, bytes, times, notifications.",
         "record": "Write a disk's times into a file.",
         "plot": "A recording as a picture: SVG, PNG or HTML.",
         "exporter": "Counters and times for Prometheus.",
@@ -68,7 +69,6 @@ COMMANDS: dict[str, dict[str, str]] = {
         "event": "The event channels of the emulated Xen's domains.",
         "ring": "The shared ring of a disk, decoded.",
         "time": "The time page: publish, read, show, doctor.",
-        "latency": "How long a disk's requests took, and where.",
     },
     "This machine": {
         "selftest": "Try: the contract checks on this hypervisor.",

@@ -58,19 +58,26 @@ class Interval:
         found = self.latency.stage(stage).quantile(q)
         return (self.latency.ns(found[0]), self.latency.ns(found[1])) if found else None
 
+    @property
+    def zero_share(self) -> float | None:
+        """Of the requests' totals, or of service without stamps, how many took less than a step of the clock."""
+        if self.latency is None:
+            return None
+        shares = (self.latency.stage(stage).zero_share for stage in ("total", "service"))
+        return next((share for share in shares if share is not None), None)
+
     def to_json(self) -> dict[str, Any]:
         """Rates a second, quantiles as [low, high] in nanoseconds; null where there is none."""
         times: dict[str, Any] = {}
         for stage in ("service", "total"):
             times |= {f"{stage}_{name}_ns": self.quantile_ns(stage, q) for name, q in QUANTILES}
-        total = self.latency.stage("total") if self.latency else None
         return {
             "domid": self.domid, "devid": self.devid, "vdev": self.vdev, "state": self.state or "served",
             "reads_per_second": self.rate("requests.read"), "writes_per_second": self.rate("requests.write"),
             "others_per_second": self.rate(*OTHERS), "read_bytes_per_second": self.rate("bytes_read"),
             "written_bytes_per_second": self.rate("bytes_written"), **times,
             "resolution_ns": self.latency.resolution_ns if self.latency else None,
-            "zero_share": total.zero_share if total else None, "in_flight": self.in_flight,
+            "zero_share": self.zero_share, "in_flight": self.in_flight,
             "notifications_per_second": self.rate("notifications"),
             "notifications_saved_per_second": self.rate("notifications_saved"),
             "errors_per_second": self.rate("errors", "refused")}

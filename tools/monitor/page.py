@@ -6,14 +6,13 @@ from html import escape
 
 from xenpv.errors import UsageError
 
+from ..latency_text import QUANTILES, interval_text, share_text, time_text
 from .picture import Plot, draw
-from .svg import seconds_text
 
 __all__ = ["FORMATS", "as_html", "as_png", "render"]
 
 SCALE = 2
 """Pixels of a PNG for one of the drawing's."""
-QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 _STYLE = """body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; margin: 2em auto;
  max-width: 1000px } svg { max-width: 100%; height: auto } table { border-collapse: collapse; margin: 1em 0 }
@@ -21,25 +20,18 @@ th, td { padding: .2em .9em; text-align: right; border-bottom: 1px solid #d9d9d9
 th:first-child, td:first-child, td:nth-child(2) { text-align: left } p { color: #595959 }"""
 
 
-def _time(steps: tuple[float, float], step: float) -> str:
-    low, high = steps
-    if high - low <= 0.1 * high:
-        return seconds_text((low + high) / 2 * step)
-    return f"{seconds_text(low * step)} to {seconds_text(high * step)}"
-
-
 def _table(plot: Plot) -> str:
-    step = plot.header.resolution_ns / 1e9
-    head = "".join(f"<th>{name}</th>" for name in ("stage", "", "requests", "mean", *(f"p{100 * q:g}" for q in QUANTILES),
+    whole = plot.whole
+    head = "".join(f"<th>{name}</th>" for name in ("stage", "", "requests", "mean", *QUANTILES,
                                                    "most", "under one step"))
     rows = []
     for stage in ("queued", "waited", "stored", "answered", "reaped", "service", "total"):
         histogram = plot.histogram(plot.whole, stage)
         if histogram.count and histogram.mean is not None and histogram.max is not None:
-            spans = [span for q in QUANTILES if (span := histogram.quantile(q))]
-            cells = [stage, " to ".join(plot.whole.span(stage)), f"{histogram.count:,}",
-                     seconds_text(max(histogram.mean, 0) * step), *(_time(span, step) for span in spans),
-                     seconds_text(max(histogram.max, 0) * step), f"{100 * (histogram.zero_share or 0):.2g} %"]
+            spans = [span for q in QUANTILES.values() if (span := histogram.quantile(q))]
+            spans.append((histogram.max - 1, histogram.max + 1))
+            cells = [stage, " to ".join(whole.span(stage)), f"{histogram.count:,}", time_text(whole.ns(histogram.mean)),
+                     *(interval_text(*map(whole.ns, span)) for span in spans), share_text(histogram.zero_share)]
             rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return f"<table>\n<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>"
 
@@ -51,7 +43,7 @@ def as_html(plot: Plot) -> str:
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
             f"<style>{_STYLE}</style>\n</head>\n<body>\n{picture}\n{_table(plot)}\n"
             f"<p>A time is given as two where the clock cannot tell: its resolution is "
-            f"{seconds_text(plot.header.resolution_ns / 1e9)}. Means and counts are exact.</p>\n</body>\n</html>\n")
+            f"{time_text(plot.header.resolution_ns)}. Means and counts are exact.</p>\n</body>\n</html>\n")
 
 
 def as_png(plot: Plot) -> bytes:

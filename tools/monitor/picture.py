@@ -21,10 +21,11 @@ from xenpv.errors import UsageError
 from xenpv.latency import DiskLatency, Histogram
 from xenpv.xenbus import vdev_name
 
+from ..latency_text import clock_text, interval_text, share_text, time_text
 from ..output import si
 from .heatmap import Cells, cells, level_of, levels
 from .recording import Header, Period, Recording, merged
-from .svg import Drawing, Scale, linear_ticks, log_ticks, number, path, seconds_text
+from .svg import Drawing, Scale, linear_ticks, log_ticks, number, path
 
 __all__ = ["Plot", "draw"]
 
@@ -139,15 +140,13 @@ class _Picture:
         histogram = plot.histogram(plot.whole, plot.shown)
         began = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(header.started))
         what = plot.operation or "all operations"
-        zero = histogram.zero_share or 0.0
-        clock = "dom0's tick" if header.unit == "tick" else "microseconds"
-        facts = (f"clock: {clock}, resolution {seconds_text(self.step)}; {100 * zero:.2g} % took less than one step")
+        facts = f"{clock_text(plot.whole)}; {share_text(histogram.zero_share)} took less than one step of it"
         lost = sum(getattr(each, word) for each in plot.whole.operations.values() for word in ("unknown", "refused"))
         if lost:
             facts += f"; {lost:,} without a known time"
         self.drawing.text(LEFT, 26, self._title(), font_size=17, font_weight="bold")
         self.drawing.text(LEFT, 45, f"{began}, {plot.seconds:,.4g} s in {len(plot.columns)} columns; {what}, "
-                          f"{histogram.count:,} requests, as the {header.end} saw them", fill=FAINT)
+                          f"{histogram.count:,} requests", fill=FAINT)
         self.drawing.text(LEFT, 61, facts, fill=FAINT)
 
     def _frame(self, top: float, height: float) -> None:
@@ -208,9 +207,9 @@ class _Picture:
         rates += [zeros / period.seconds for zeros, period in zip(heat.zeros, self.plot.columns, strict=True) if zeros]
         most = max(rates, default=0.0)
         begins = levels(most, min(rates)) if rates else []
-        self._grid(y, log_ticks(low, high), seconds_text)
+        self._grid(y, log_ticks(low, high), _seconds)
         if foot:
-            self.drawing.text(LEFT - 7, top + HEAT - 4, f"< {seconds_text(self.step)}", "end")
+            self.drawing.text(LEFT - 7, top + HEAT - 4, f"< {_seconds(self.step)}", "end")
             self.drawing.line(LEFT, y.start, self.right, y.start, stroke=AXIS, stroke_width=0.5)
         for level, data in self._cell_paths(heat, y, top + HEAT, begins).items():
             self.drawing.add("path", {"d": data, "fill": _heat_colour(level, len(begins))})
@@ -289,7 +288,7 @@ class _Picture:
         high = (usual * 1.5 if sums[-1] > 3 * usual > 0 else sums[-1] * 1.05) or self.step
         y = Scale(0.0, high, top + STAGES_HEIGHT, top)
         self.drawing.turned(20, top + STAGES_HEIGHT / 2, "mean a request")
-        self._grid(y, linear_ticks(high, 4), seconds_text)
+        self._grid(y, linear_ticks(high, 4), _seconds)
         for stretch in self._stretches():
             below = [0.0] * len(stretch)
             means = [self._means(column) for column in stretch]
@@ -302,7 +301,7 @@ class _Picture:
                     middle = sum(self._edges(column)) / 2
                     self.drawing.add("path", {"d": path([(middle - 4, top + 7), (middle + 4, top + 7), (middle, top + 1)],
                                                         close=True), "fill": "#000000"},
-                                     title=f"mean {seconds_text(total)}")
+                                     title=f"mean {_seconds(total)}")
         left = self.right + 16
         self.drawing.text(left, top + 10, "stages", font_weight="bold")
         for place, stage in enumerate(reversed(self.stages)):
@@ -310,7 +309,7 @@ class _Picture:
             self._legend_box(top + 30 + 17 * place, STAGE_COLOURS[stage], stage)
             self.drawing.text(left + 88, top + 30 + 17 * place, _short(first, last), fill=FAINT, font_size=10)
         if sums[-1] > high:
-            self.drawing.text(left, top + 36 + 17 * len(self.stages), f"▲ cut; most {seconds_text(sums[-1])}")
+            self.drawing.text(left, top + 36 + 17 * len(self.stages), f"▲ cut; most {_seconds(sums[-1])}")
 
     def _area(self, stretch: Sequence[int], below: Sequence[float], above: Sequence[float], y: Scale, colour: str) -> None:
         """Between two steps that follow the columns."""
@@ -353,8 +352,7 @@ class _Picture:
             return f"{when}: {period.gap}"
         histogram = self.plot.histogram(period.latency, self.plot.shown)
         spans = {name: histogram.quantile(q) for name, q, *_ in LINES}
-        said = [f"{name} {seconds_text(span[0] * self.step)} to {seconds_text(span[1] * self.step)}"
-                for name, span in spans.items() if span]
+        said = [f"{name} {interval_text(*map(self.plot.whole.ns, span))}" for name, span in spans.items() if span]
         return f"{when}: {histogram.count:,} requests; {self.plot.shown} " + ", ".join(said)
 
 
@@ -371,6 +369,10 @@ def _hatch(left: float, right: float, top: float, height: float) -> str:
 def _heat_colour(level: int, count: int) -> str:
     """Of `count` colours; the last is always the darkest."""
     return HEAT_COLOURS[len(HEAT_COLOURS) - count + level]
+
+
+def _seconds(seconds: float) -> str:
+    return time_text(seconds * 1e9)
 
 
 def _short(first: str, last: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-__all__ = ["Drawing", "Scale", "linear_ticks", "log_ticks", "number", "path", "seconds_text"]
+__all__ = ["Drawing", "Scale", "linear_ticks", "log_ticks", "number", "path"]
 
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold (XML 1.0, 2.2 Characters)."""
@@ -107,13 +107,3 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [factor * 10.0 ** power for power in powers for factor in factors]
     return [value for value in found if low * 0.999 <= value <= high * 1.001]
-
-
-def seconds_text(seconds: float, digits: int = 3) -> str:
-    """A time with its unit, such as ``85 us`` or ``4 ms``."""
-    if seconds == 0:
-        return "0"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale * 0.9995 or unit == "us":
-            return f"{seconds / scale:.{digits}g} {unit}"
-    raise AssertionError(seconds)

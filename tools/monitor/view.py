@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from xenpv.errors import UsageError
 
+from ..latency_text import interval_text, share_text, time_text
 from ..output import si
 from .interval import OTHERS, Interval
 from .source import Vbd
@@ -42,21 +43,15 @@ def span_text(span: tuple[float, float] | None) -> str:
     """A time that lies between two, in ns: one figure where they are near, both where the clock is coarse."""
     if span is None:
         return "-"
-    low, high = span
-    middle = (low + high) / 2
-    unit, scale = ("s", 1e9) if high >= 1e9 else ("ms", 1e6) if high >= 1e6 else ("us", 1e3)
-    if high - low <= middle * 0.1:
-        return f"{middle / scale:.3g}{unit}"
-    return f"{low / scale:.3g}-{high / scale:.3g}{unit}"
+    return interval_text(*span).replace(" ", "")
 
 
 def _resolution(interval: Interval) -> str:
-    return span_text((interval.latency.resolution_ns,) * 2) if interval.latency else "-"
+    return time_text(interval.latency.resolution_ns).replace(" ", "") if interval.latency else "-"
 
 
 def _zero(interval: Interval) -> str:
-    share = interval.latency.stage("total").zero_share if interval.latency else None
-    return "-" if share is None else f"{100 * share:.0f}%"
+    return share_text(interval.zero_share).replace(" ", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ def test_bytes_are_in_powers_of_1024(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(("span", "text"), [
-    (None, "-"), ((99_000, 101_000), "100us"), ((0, 2_000), "0-2us"), ((4_000_000, 12_000_000), "4-12ms"),
-    ((1_250_000, 1_270_000), "1.26ms"), ((134e9, 135e9), "134s"), ((-2000, -1000), "-2--1us")])
+    (None, "-"), ((99_000, 101_000), "100us"), ((0, 2_000), "<2us"), ((4_000_000, 12_000_000), "4..12ms")])
 def test_a_time_is_one_figure_only_where_it_is_known_as_one(span: tuple[float, float] | None, text: str) -> None:
     assert span_text(span) == text
 
@@ -58,13 +57,14 @@ def test_the_table() -> None:
     head, line = made.table()
     assert head.split() == ["ID", "VDEV", "r/s", "w/s", "o/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99",
                             "QD", "ntf/s", "saved/s", "clock", "zero"]
-    assert line.split() == ["1", "xvda", "12k", "0", "0", "46.9Mi", "0", "9-11us", "9-11us", "85us", "85us", "32", "1.0", "0",
-                            "1us", "33%"]
+    assert line.split() == [
+        "1", "xvda", "12k", "0", "0", "46.9Mi", "0", "9..11us", "9..11us", "85us", "85us", "32", "1.0", "0",
+        "1us", "33.3%"]
 
 
 def test_a_coarse_clock_shows_intervals_and_its_resolution() -> None:
     line = view(row(latency=latency_of(0, 0, 0, 1, unit="tick", resolution_ns=4_000_000))).table()[1]
-    assert "0-4ms" in line and "0-8ms" in line and "75%" in line
+    assert "<4ms" in line and "<8ms" in line and "75%" in line
 
 
 @pytest.mark.parametrize("state", ["new", "no backend", "not a statistics page of this version"])
