@@ -95,7 +95,8 @@ def test_what_it_says() -> None:
     said = " ".join(texts(svg))
     for words in ("guest (domain 1), xvda: how long requests took", "2023-11-14 22:13:20 UTC", "4 requests",
                   "by the backend, clock CLOCK_MONOTONIC, resolution 1 us; 25 % took less than one step",
-                  "total: submit to response", "seconds since", "p99", "requests/s in a cell", "queued", "stored", "submit to fetch"):
+                  "total: submit to response", "seconds since", "p99", "requests/s in a cell", "queued",
+                  "stored", "submit to fetch"):
         assert words in said
 
 
