@@ -40,7 +40,7 @@ def command(session: Session, domain: str | None, device: str | None, interval: 
     rB/s wB/s            bytes a second, Ki = 1024
     ser-p50 ser-p99      service: from the fetch of a request to its response
     tot-p50 tot-p99      total: from the frontend's submit to the response
-    QD                   requests taken and not answered
+    QD                   requests under way on average, from submit (without stamps, fetch) to response
     ntf/s saved/s        notifications sent to the frontend, and not needed
     clock, zero          the clock's resolution; how many requests took less than a step of it
     """

@@ -59,6 +59,22 @@ class Interval:
         return (self.latency.ns(found[0]), self.latency.ns(found[1])) if found else None
 
     @property
+    def depth(self) -> float | None:
+        """Requests under way, on average: from their submit, without stamps from their fetch, to the response.
+
+        By Little's law, from the sum of their times; where those are not measured, how many there are at its end. None
+        without rates.
+        """
+        if not self.counts:
+            return None
+        for stage in ("total", "service") if self.latency else ():
+            assert self.latency is not None
+            histogram = self.latency.stage(stage)
+            if histogram.count:
+                return max(self.latency.ns(histogram.total), 0) / 1e9 / self.seconds
+        return float(self.in_flight)
+
+    @property
     def zero_share(self) -> float | None:
         """Of the requests' totals, or of service without stamps, how many took less than a step of the clock."""
         if self.latency is None:
@@ -77,7 +93,7 @@ class Interval:
             "others_per_second": self.rate(*OTHERS), "read_bytes_per_second": self.rate("bytes_read"),
             "written_bytes_per_second": self.rate("bytes_written"), **times,
             "resolution_ns": self.latency.resolution_ns if self.latency else None,
-            "zero_share": self.zero_share, "in_flight": self.in_flight,
+            "zero_share": self.zero_share, "depth": self.depth, "in_flight": self.in_flight,
             "notifications_per_second": self.rate("notifications"),
             "notifications_saved_per_second": self.rate("notifications_saved"),
             "errors_per_second": self.rate("errors", "refused")}

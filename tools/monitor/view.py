@@ -91,7 +91,7 @@ COLUMNS: Final = (
     _time("service", "p99", 0.99, 2),
     _time("total", "p50", 0.5, 1),
     _time("total", "p99", 0.99, 0),
-    Column("depth", "QD", 0, lambda interval: str(interval.in_flight), lambda interval: float(interval.in_flight)),
+    Column("depth", "QD", 0, lambda interval: rate_text(interval.depth), lambda interval: interval.depth),
     _rate("notifications", "ntf/s", 2, "notifications"),
     _rate("saved", "saved/s", 3, "notifications_saved"),
     Column("resolution", "clock", 3, _resolution),

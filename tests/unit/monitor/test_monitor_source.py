@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.backend_files import BackendFiles, latency_of
 from xenpv.errors import UsageError
+from xenpv.latency import Histogram
 from xenpv_tools.monitor.interval import Interval, intervals
 from xenpv_tools.monitor.source import read_all
 
@@ -52,6 +53,24 @@ def test_times_are_those_of_the_interval(files: BackendFiles) -> None:
     found = after(files, latency=latency_of(9000, 100, 100, service=50), requests_read=3)  # type: ignore[arg-type]
     assert found.quantile_ns("total", 0.99) == (99_000, 101_000)
     assert found.latency is not None and found.latency.count == 2
+
+
+def test_depth_is_the_time_of_all_requests_over_the_interval(files: BackendFiles) -> None:
+    files.put(latency=latency_of())
+    found = after(files, latency=latency_of(*[1_000_000] * 8, service=5), in_flight=1)  # type: ignore[arg-type]
+    assert found.depth == 4
+
+
+def test_depth_without_stamps_is_that_of_the_backend(files: BackendFiles) -> None:
+    bare = latency_of(10, 10, service=500_000)
+    bare.operations["read"].stages["total"] = Histogram()
+    files.put(latency=latency_of())
+    assert after(files, latency=bare).depth == 0.5  # type: ignore[arg-type]
+
+
+def test_depth_without_times_is_that_of_the_moment(files: BackendFiles) -> None:
+    files.put()
+    assert after(files, in_flight=7).depth == 7
 
 
 def test_the_first_look_is_no_difference(files: BackendFiles) -> None:

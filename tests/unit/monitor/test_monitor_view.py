@@ -58,7 +58,7 @@ def test_the_table() -> None:
     assert head.split() == ["ID", "VDEV", "r/s", "w/s", "o/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99",
                             "QD", "ntf/s", "saved/s", "clock", "zero"]
     assert line.split() == [
-        "1", "xvda", "12k", "0", "0", "46.9Mi", "0", "9..11us", "9..11us", "85us", "85us", "32", "1.0", "0",
+        "1", "xvda", "12k", "0", "0", "46.9Mi", "0", "9..11us", "9..11us", "85us", "85us", "0", "1.0", "0",
         "1us", "33.3%"]
 
 
