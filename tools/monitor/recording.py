@@ -1,4 +1,4 @@
-"""A recording: what one vbd did, interval by interval, in a file of bounded size (docs/seeing.md has its format).
+"""A recording: what one vbd did, interval by interval, in a file of bounded size (docs/monitoring.md has its format).
 
 RULES
 
