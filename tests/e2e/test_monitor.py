@@ -1,4 +1,4 @@
-"""`xenpv top`, `record`, `plot` and `exporter` as people start them, beside a real backend; top on a terminal of its own.
+"""`xenpv top`, `record`, `plot` and `exporter` as people start them, beside a real backend; top on a terminal of its own."""
 
 from __future__ import annotations
 
