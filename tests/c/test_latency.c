@@ -2,10 +2,35 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "front.h"
 #include "latency.h"
 #include "queue.h"
+
+/* CLOCK_MONOTONIC and its coarse sibling while it is not 0: each look takes some time, and nothing else does. */
+static uint64_t moved_ns;
+#define LOOK_NS 37
+
+int __real_clock_gettime(clockid_t clock, struct timespec *t);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
+{
+    if (!moved_ns)
+        return __real_clock_gettime(clock, t);
+    moved_ns += LOOK_NS;
+    *t = (struct timespec){ (time_t)(moved_ns / 1000000000u), (long)(moved_ns % 1000000000u) };
+    return 0;
+}
+
+static uint64_t outside_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static struct queue queue;
 static _Alignas(8) uint8_t page[XENPV_PAGE_SIZE];
@@ -172,6 +197,53 @@ TEST(the_stages_of_every_operation_add_up_to_its_total)
         CHECK_EQ(stage[XENPV_STAGE_SERVICE].total, stage[XENPV_STAGE_WAITED].total + stage[XENPV_STAGE_STORED].total
                                                        + stage[XENPV_STAGE_ANSWERED].total);
     }
+    queue_close(&queue);
+}
+
+static int64_t total_of(struct xenpv_latency *area, int stage)
+{
+    return xenpv_latency_stages(area, 0)[stage].total;
+}
+
+static int within(int64_t steps, uint64_t ns)
+{
+    return steps * 1000 > (int64_t)ns - 1000 && steps * 1000 < (int64_t)ns + 1000;
+}
+
+/* The storage takes what it takes, and so does the way to it and back: each stage is that within a step, at both ends, and
+ * the whole is what a clock outside says. */
+TEST(known_times_are_measured_within_a_step_whatever_the_phase)
+{
+    static const int stages[] = { XENPV_STAGE_QUEUED, XENPV_STAGE_STORED, XENPV_STAGE_REAPED, XENPV_STAGE_TOTAL };
+    uint64_t seed = 7;
+
+    begin(XENPV_STAMP_US, XENPV_STAMP_US, 0);
+    moved_ns = 5000000000;
+    for (int i = 0; i < 3000; i++) {
+        uint64_t known[3], before[4] = { 0 };
+        for (int k = 0; k < 3; k++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            known[k] = (seed >> 33) % (k == 1 ? 30000000 : 30000);
+        }
+        for (int k = 0; k < 4; k++)
+            before[k] = (uint64_t)total_of(front_area(), stages[k]);
+        uint64_t began = outside_ns();
+        submit(XENPV_OP_READ);
+        moved_ns += known[0];
+        struct xenpv_request request = fetch();
+        moved_ns += known[1];
+        answer(request);
+        moved_ns += known[2];
+        reap();
+        uint64_t outside = outside_ns() - began;
+        for (int k = 0; k < 3; k++)
+            CHECK(within(total_of(front_area(), stages[k]) - (int64_t)before[k], known[k] + LOOK_NS));
+        CHECK(within(total_of(front_area(), XENPV_STAGE_TOTAL) - (int64_t)before[3], outside - 2 * LOOK_NS));
+    }
+    CHECK_EQ(total_of(front_area(), XENPV_STAGE_STORED), total_of(queue.latency, XENPV_STAGE_STORED));
+    CHECK_EQ(total_of(front_area(), XENPV_STAGE_SERVICE), total_of(queue.latency, XENPV_STAGE_SERVICE));
+    CHECK_EQ(front_area()->counts[0].unknown + front_area()->counts[0].refused, 0);
+    moved_ns = 0;
     queue_close(&queue);
 }
 
