@@ -1,6 +1,6 @@
 """The two processes of the system `xenpv`: ``python -m xenpv_tools.bench.child backend|load URI ...``.
 
-backend URI RUN SPIN_US|- FILE      FILE: options as a JSON object; SIGHUP reads them again
+backend URI RUN SPIN_US|- [FILE]    FILE: options as a JSON object; SIGHUP reads them again
 load URI
 
 Both end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
@@ -42,10 +42,10 @@ _PATIENCE = 2.0
 """Seconds for a backend to answer at the end: one that has died must not keep us."""
 
 
-def backend(uri: str, rundir: str, spin_us: int | None, file: str) -> int:
+def backend(uri: str, rundir: str, spin_us: int | None, file: str | None = None) -> int:
     """Serve domain `uri` as `xenpv backend run` does, with the options of `file` and nobody's configuration."""
     def options() -> BackendOptions:
-        found = BackendOptions(log_level="warning", **json.loads(Path(file).read_text()))
+        found = BackendOptions(log_level="warning", **({} if file is None else json.loads(Path(file).read_text())))
         return found if spin_us is None else replace(found, spin_us=spin_us)
 
     with open_domain(uri) as domain:
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     """One of the two; its exit status."""
     try:
         if argv[0] == "backend":
-            return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]), argv[4])
+            return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]), *argv[4:])
         return load(argv[1])
     except KeyboardInterrupt:
         return 0
