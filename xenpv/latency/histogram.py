@@ -118,7 +118,7 @@ class Histogram:
 
     @property
     def max(self) -> int | None:
-        """The greatest value; after a subtraction at the most its bucket's greatest."""
+        """The greatest value; after a subtraction at the most its bucket's greatest, and -1 where all are below 0."""
         return self._greatest
 
     @property
