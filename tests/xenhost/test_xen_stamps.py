@@ -28,10 +28,10 @@ sleep 600
 
 @pytest.fixture(scope="module", autouse=True)
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """It offers stamps; a page ticks for it before it asks."""
+    """It offers stamps, and measures who has none; a page ticks for it before it asks."""
     with pytest.MonkeyPatch.context() as patch, publishing():
         patch.setenv("XENPV_RUNDIR", str(tmp_path_factory.mktemp("run")))
-        run("xenpv", "backend", "run", "--daemon", "--stamp", "tick")
+        run("xenpv", "backend", "run", "--daemon", "--stamp", "tick", "--profile", "auto")
         try:
             yield
         finally:
@@ -45,6 +45,14 @@ def served(guest: Guest) -> dict[str, Any]:
     return found
 
 
+def latency(guest: Guest) -> dict[str, Any]:
+    """What `xenpv latency` says of the guest's xvdb; it is printed as people see it."""
+    print(run("xenpv", "latency", guest.name, "xvdb"))
+    shown, = json.loads(run("xenpv", "latency", guest.name, "xvdb", "--json"))
+    found: dict[str, Any] = shown["latency"]
+    return found
+
+
 def test_all_stages_show_with_our_frontend_in_a_guest(agent: Guest, line: Line, domain: Domain, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(2 << 20))
@@ -52,7 +60,7 @@ def test_all_stages_show_with_our_frontend_in_a_guest(agent: Guest, line: Line, 
         with RemoteDisk(line, "xvdb", flag=True, spin=False, stamp="tick") as disk:
             disk.read_alone(ALONE)
             disk.read_together(TOGETHER)
-            front, stages, back = disk.counters(), disk.stages(), served(agent)
+            front, stages, back, measured = disk.counters(), disk.stages(), served(agent), latency(agent)
     ours, = back["counters"]
     print("frontend:", front, "stages:", stages, "backend:", ours)
     assert back["stamp"] == "tick"
@@ -62,6 +70,11 @@ def test_all_stages_show_with_our_frontend_in_a_guest(agent: Guest, line: Line, 
     assert ours["stamps"] + ours["stamps_absent"] == front["requests"]
     assert ours["stamps"] > front["requests"] // 2
     assert ours["stamps_future"] == ours["stamps_stale"] == 0
+    read = measured["operations"]["read"]
+    assert (measured["unit"], measured["resolution_ns"] <= 4_000_000) == ("tick", True)
+    assert read["count"] == front["requests"] and read["stages"]["total"]["count"] == ours["stamps"]
+    assert read["stages"]["service"]["total"] == sum(
+        read["stages"][name]["total"] for name in ("waited", "stored", "answered"))
 
 
 def test_a_stock_guest_that_knows_nothing_of_stamps(guest: Callable[..., Guest], tmp_path: Path) -> None:
@@ -71,8 +84,11 @@ def test_a_stock_guest_that_knows_nothing_of_stamps(guest: Callable[..., Guest],
     made.wait("guest: up")
     with attached(made, image):
         made.wait("guest: written")
-        found = served(made)
+        found, measured = served(made), latency(made)
     assert found["stamp"] is None
+    write = measured["operations"]["write"]
+    assert write["stages"]["service"]["count"] == write["absent"] > 0
+    assert write["stages"]["queued"]["count"] == write["stages"]["total"]["count"] == 0
     counters, = found["counters"]
     assert counters["requests"]["write"] > 0
     assert counters["errors"] == counters["refused"] == counters["halted"] == 0

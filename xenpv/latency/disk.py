@@ -47,8 +47,9 @@ class OperationLatency:
 
     @property
     def count(self) -> int:
-        """Requests."""
-        return self.unknown + max((histogram.count for histogram in self.stages.values()), default=0)
+        """Requests. A backend's that are absent or refused have its own stages, a frontend's that are refused have none."""
+        counts = {name: histogram.count for name, histogram in self.stages.items()}
+        return self.unknown + max([*counts.values(), counts.get("total", 0) + self.absent + self.refused])
 
     def __add__(self, other: Self) -> Self:
         return type(self)({name: histogram + other.stages.get(name, Histogram())

@@ -43,6 +43,16 @@ def test_other_clocks_do_not_add_up(other: dict[str, object]) -> None:
         snapshot(1) + snapshot(1, **other)  # type: ignore[arg-type]
 
 
+def test_every_request_is_counted_once() -> None:
+    """A backend has its own stages of those whose stamps it refused; a frontend has none."""
+    for end, service in (("backend", 7), ("frontend", 4)):
+        read = (latency := snapshot(end=end)).operations["read"]
+        read.stages["total"].record(5, 4)
+        read.stages["service"].record(5, service)
+        read.absent, read.refused, read.unknown = (1, 2, 10) if end == "backend" else (0, 3, 10)
+        assert latency.count == 17
+
+
 def test_all_operations_of_a_stage() -> None:
     latency = snapshot(1, 2)
     latency.operations["write"].stages["stored"].record(10)
