@@ -202,7 +202,8 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
     *count = 0;
     if (back->halted)
         return -EPROTO;
-    if (back->stamper.unit && (back->replay_count || xenpv_ring_available(&back->ring) > 0))
+    waiting = xenpv_ring_available(&back->ring); /* once: what comes in after this look has its stamp at the next one */
+    if (back->stamper.unit && (back->replay_count || waiting > 0))
         now = xenpv_stamp_now(&back->stamper);
     for (; back->replay_count && taken < max; taken++) {
         struct xenpv_slot *slot = &back->slots[back->replay[--back->replay_count]];
@@ -210,7 +211,6 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
         slots[found] = slot;
         found += decode(back, slot, now);
     }
-    waiting = xenpv_ring_available(&back->ring);
     if (waiting < 0) {
         *count = begin(back, slots, found);
         back->halted = 1;
