@@ -22,6 +22,7 @@ from xenpv.closing import Closing
 from xenpv.errors import UsageError
 from xenpv.latency import OPERATIONS, STAGES, DiskLatency, Histogram, OperationLatency
 from xenpv.latency.histogram import BITS, BUCKETS, bucket_of
+from xenpv.xenbus import MAX_DOMID, MAX_VDEV
 
 from .interval import Interval
 
@@ -31,7 +32,9 @@ MARK: Final = "xenpv-recording"
 VERSION: Final = 1
 FILE_MAX: Final = 256 << 20
 LINE_MAX: Final = 8 << 20
-_NUMBER_MAX: Final = 1 << 63
+_NUMBER_MAX: Final = (1 << 63) - 1
+_SECONDS_MAX: Final = 1e11
+_SECONDS_LEAST: Final = 1e-3
 COUNTERS: Final = ("requests.read", "requests.write", "bytes_read", "bytes_written", "notifications",
                    "notifications_saved", "errors", "refused")
 """Those of xenpv.stats that are recorded."""
@@ -153,16 +156,17 @@ class _Bad(ValueError):
     """A value that cannot be; why is its text."""
 
 
-def _integer(values: Mapping[str, Any], name: str, least: int = 0, default: int | None = None) -> int:
+def _integer(values: Mapping[str, Any], name: str, least: int = 0, most: int = _NUMBER_MAX,
+             default: int | None = None) -> int:
     value = values.get(name, default)
-    if type(value) is not int or not least <= value < _NUMBER_MAX:
-        raise _Bad(f"{name} is no number from {least} on")
+    if type(value) is not int or not least <= value <= most:
+        raise _Bad(f"{name} is no number from {least} to {most}")
     return value
 
 
-def _seconds(values: Mapping[str, Any], name: str) -> float:
+def _seconds(values: Mapping[str, Any], name: str, least: float = 0.0) -> float:
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= _SECONDS_MAX:
         raise _Bad(f"{name} is no time")
     return float(value)
 
@@ -179,7 +183,7 @@ def _unpack(values: Mapping[str, Any]) -> Histogram:
     if not isinstance(runs, list):
         raise _Bad("runs is no list")
     for run in runs:
-        if (not isinstance(run, list) or not all(type(each) is int and 0 <= each < _NUMBER_MAX for each in run)
+        if (not isinstance(run, list) or not all(type(each) is int and 0 <= each <= _NUMBER_MAX for each in run)
                 or not 2 <= len(run) <= BUCKETS + 1 or run[0] + len(run) - 1 > BUCKETS):
             raise _Bad("a run of buckets is not within the histogram")
         buckets |= dict(enumerate(run[1:], run[0]))
@@ -212,13 +216,14 @@ def _decode_header(values: Mapping[str, Any]) -> Header:
         raise _Bad("it is of another version: use the xenpv that wrote it")
     if values.get("end") not in ("backend", "frontend") or values.get("unit") not in ("tick", "us"):
         raise _Bad("its clock is unknown")
-    return Header(_integer(values, "domid"), _integer(values, "devid"), str(values.get("name", ""))[:256],
+    return Header(_integer(values, "domid", most=MAX_DOMID), _integer(values, "devid", most=MAX_VDEV),
+                  str(values.get("name", ""))[:256],
                   _seconds(values, "started"), _seconds(values, "interval"), values["end"], values["unit"],
-                  _integer(values, "resolution_ns", 1))
+                  _integer(values, "resolution_ns", 1, 1_000_000_000))
 
 
 def _decode(values: Mapping[str, Any], header: Header) -> Period:
-    start, seconds = _seconds(values, "start"), _seconds(values, "seconds")
+    start, seconds = _seconds(values, "start"), _seconds(values, "seconds", _SECONDS_LEAST)
     if "gap" in values:
         return Period(start, seconds, {}, gap=str(values["gap"])[:256] or "unknown")
     counts = _object(values.get("counts"), "counts")
@@ -275,17 +280,22 @@ def _parse(line: bytes) -> object:
 
 
 class Recorder(Closing):
-    """Writes a recording. Raises UsageError when there is such a file and `overwrite` is not given; OSError."""
+    """Writes a recording.
+
+    Raises UsageError when there is such a file and `overwrite` is not given, or it is no file; OSError.
+    """
 
     def __init__(self, path: Path, header: Header, *, size_max: int, overwrite: bool = False) -> None:
-        self.path, self.header = path, header
+        self.path, self.header = path.resolve(), header
         self.interval = header.interval
         """Seconds of the intervals that are wanted from now on."""
         self.count = 0
         self._size_max = size_max
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND | (os.O_TRUNC if overwrite else os.O_EXCL)
         try:
-            self._fd = os.open(path, flags, 0o644)
+            if path.exists() and not path.is_file():
+                raise UsageError(f"{path} is no file: a recording is written anew in its place when it is full")
+            self._fd = os.open(self.path, flags, 0o644)
         except FileExistsError:
             raise UsageError(f"{path} is there already: -f overwrites it") from None
         self._size = self._write(encode_header(header))

@@ -19,6 +19,7 @@ from typing import Final
 from xenpv.errors import UsageError, XenpvError
 from xenpv.latency import DiskLatency, read_disk
 from xenpv.stats import PAGE_BYTES, decode_back
+from xenpv.xenbus import MAX_VDEV
 
 from ..session import one_line
 
@@ -90,6 +91,8 @@ def _pages(directory: Path) -> dict[Vbd, dict[int, Path]]:
     for name in names:
         if match := _PAGE.fullmatch(name):
             domid, devid, queue = (int(part) for part in match.groups())
+            if devid > MAX_VDEV:
+                continue  # no backend of ours made it
             found.setdefault((domid, devid), {})[queue] = directory / name
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import struct
 import termios
@@ -45,7 +46,9 @@ class Pty:
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, keys: bytes) -> None:
+        """They can be read when it returns."""
         os.write(self.master, keys)
+        assert select.select([self.slave], [], [], 10)[0]
 
     def close(self) -> None:
         if self.slave >= 0:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +18,7 @@ from xenpv.latency import DiskLatency, Histogram
 from xenpv_tools.monitor.heatmap import Row, cells, level_of, levels
 from xenpv_tools.monitor.page import as_html, as_png, render
 from xenpv_tools.monitor.picture import COLUMNS_MAX, HEAT_COLOURS, RATE_COLOURS, STAGE_COLOURS, Plot, draw
-from xenpv_tools.monitor.recording import COUNTERS, Header, Period, Recording
+from xenpv_tools.monitor.recording import COUNTERS, Header, Period, Recorder, Recording, read_recording
 from xenpv_tools.monitor.svg import linear_ticks, log_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -110,6 +113,33 @@ def test_a_hostile_name_stays_text() -> None:
     svg = draw(Plot(recording(latency_of(5), name="</svg><script>alert(1)</script>\"&")))
     assert "<script" not in svg
     assert texts(svg)[0].startswith('</svg><script>alert(1)</script>"& (domain 1)')
+
+
+def spots(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in JSON that can be written to: what holds it, and its key there."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [spot for key, inner in pairs for spot in [(value, key), *spots(inner)]]
+
+
+def test_a_spoilt_recording_is_drawn_or_refused(tmp_path: Path) -> None:
+    path, chance = tmp_path / "r", random.Random(1)
+    with Recorder(path, recording().header, size_max=1 << 20) as recorder:
+        for period in recording(latency_of(5, 900), "no backend", latency_of(0, 70_000)).periods:
+            recorder.add(period)
+    whole = path.read_text().splitlines()
+    bad = (0, -1, 1, 1 << 62, 1 << 63, 1e11, 1e-3, 1e300, "x", None, True, [], {}, [[0, 1]], [[5, 1 << 60, 1]], "\0")
+    outcomes = set()
+    for _ in range(300):
+        lines = [json.loads(line) for line in whole]
+        holder, key = chance.choice(spots(lines))
+        holder[key] = chance.choice(bad)
+        path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+        try:
+            ElementTree.fromstring(draw(Plot(read_recording(path))))
+            outcomes.add("drawn")
+        except UsageError:
+            outcomes.add("refused")
+    assert outcomes == {"drawn", "refused"}
 
 
 def test_characters_that_xml_has_not() -> None:

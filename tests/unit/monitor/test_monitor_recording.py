@@ -71,6 +71,19 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
     assert read_recording(tmp_path / "r").periods == ()
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no file"):
+        Recorder(Path("/dev/null"), HEADER, size_max=LARGE, overwrite=True)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("r")
+    with Recorder(tmp_path / "link", HEADER, size_max=2000) as recorder:
+        for number in range(30):
+            recorder.add(period(number, 5))
+    assert (tmp_path / "link").is_symlink() and read_recording(tmp_path / "r").header.interval > 1
+
+
 def test_a_full_file_has_longer_intervals_and_the_same_sums(tmp_path: Path) -> None:
     path = tmp_path / "r"
     with Recorder(path, HEADER, size_max=20_000) as recorder:
@@ -136,7 +149,8 @@ def spoil(path: Path, line: int, **values: Any) -> None:
 
 @pytest.mark.parametrize(("line", "values"), [
     (0, {"xenpv-recording": 2}), (0, {"bits": 7}), (0, {"unit": "s"}), (0, {"end": 1}), (0, {"resolution_ns": 0}),
-    (0, {"domid": -1}), (0, {"started": "now"}), (0, {"interval": float("nan")}),
+    (0, {"domid": -1}), (0, {"devid": 1 << 40}), (0, {"resolution_ns": 1 << 40}), (0, {"started": "now"}),
+    (0, {"interval": float("nan")}), (1, {"seconds": 0}),
     (1, {"start": -1}), (1, {"seconds": True}), (1, {"seconds": 1e300}), (1, {"counts": []}), (1, {"counts": {}}),
     (1, {"counts__bytes_read": 1 << 63}), (1, {"counts__bytes_read": 1.5}), (1, {"latency": None}),
     (1, {"latency__read": 3}), (1, {"latency__format": {}}), (1, {"latency__read__unknown": -1}),
