@@ -313,3 +313,18 @@ def test_the_command_says_in_words_what_is_missing(bare: World, command: Command
         assert "xvda of domain guest is not measured: start the backend with --profile auto" in command("guest", status=1)
         assert "has no xvdz" in command("guest", "xvdz", status=1)
     assert "nobody" in command("nobody", status=1)
+
+
+@pytest.mark.parametrize(("unit", "stages"), [("us", ["queued", "waited", "stored", "answered", "reaped", "service", "total"]),
+                                              ("auto", ["total"])])
+def test_a_copy_shows_how_long_its_requests_took(bare: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str,
+                                                 stages: list[str]) -> None:
+    with publishing(bare.dom0), serving(bare, stamp="us"):
+        give(bare)
+        copy = str(tmp_path / "copy.img")
+        words = ["--hypervisor", f"emulated:{bare.run}#{bare.guest.domid}", "disk", "cp", "xvda", copy, "--latency", unit]
+        assert main(words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert Path(copy).read_bytes() == PATTERN
+    assert "xvda: measured by the frontend, clock CLOCK_MONOTONIC, resolution 1 us" in lines
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == stages

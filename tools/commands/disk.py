@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from xenpv.errors import StorageError, UsageError
 
 from ..disk_io import copy_in, copy_out, is_device, new_image, size_of
+from ..latency_text import clock_text, latency_text
 from ..output import pairs, parse_size
 from ..progress import Progress
 from ..session import Session, verb
+
+if TYPE_CHECKING:
+    from xenpv_frontend.disk import Disk
 
 
 @click.group("disk")
@@ -30,7 +36,23 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 
 
 _TAKE = click.option("--take", is_flag=True, help="Also when the kernel has it: take it away for as long as this runs.")
+_LATENCY = click.option("--latency", type=click.Choice(["auto", "us", "tick"]),
+                        help="Show on stderr how long the requests took: their total (auto), or each stage by stamps.")
 _OFFSET = click.option("--offset", default="0", callback=_size, metavar="BYTES", help="Where it begins on the disk.")
+
+
+@contextmanager
+def _opened(session: Session, device: str, take: bool, latency: str | None) -> Iterator[Disk]:
+    """The disk; at the end, what it measured."""
+    from xenpv_frontend.disk import Disk
+
+    stamp = None if latency == "auto" else latency
+    with session.open_domain() as domain, Disk.open(domain, device, take=take, stamp=stamp,
+                                                    profile=latency == "auto") as disk:
+        yield disk
+        found = disk.latency()
+        if found is not None:
+            click.echo(f"{device}: {clock_text(found)}\n\n{latency_text(found)}", err=True)
 
 
 @command.command()
@@ -53,15 +75,15 @@ def info(session: Session, device: str, take: bool) -> None:
 @_OFFSET
 @click.option("--length", callback=_size, metavar="BYTES", help="How much; default: to the end.")
 @click.option("-o", "--output", metavar="FILE", help="Where to, instead of stdout.")
+@_LATENCY
 @_TAKE
 @verb(force="Also to a terminal.", changes=False)
-def read(session: Session, device: str, offset: int, length: int | None, output: str | None, take: bool) -> None:
+def read(session: Session, device: str, offset: int, length: int | None, output: str | None, take: bool,
+         latency: str | None) -> None:
     """The disk's bytes, to stdout."""
-    from xenpv_frontend.disk import Disk
-
     if output is None and sys.stdout.isatty() and not session.force:
         raise UsageError("a disk's bytes would garble the terminal: use -o FILE or a pipe, or -f")
-    with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
+    with _opened(session, device, take, latency) as disk:
         if output is None:
             with Progress(device, length) as progress:
                 copy_out(disk, sys.stdout.buffer, progress, offset, length)
@@ -75,16 +97,15 @@ def read(session: Session, device: str, offset: int, length: int | None, output:
 @click.argument("device")
 @click.argument("file", default="-")
 @_OFFSET
+@_LATENCY
 @_TAKE
 @verb(dry_run=True)
-def write(session: Session, device: str, file: str, offset: int, take: bool) -> None:
+def write(session: Session, device: str, file: str, offset: int, take: bool, latency: str | None) -> None:
     """Write FILE (-: stdin) to the disk, whole sectors, and flush."""
-    _write(session, device, file, offset, take)
+    _write(session, device, file, offset, take, latency)
 
 
-def _write(session: Session, device: str, name: str, offset: int, take: bool) -> Progress:
-    from xenpv_frontend.disk import Disk
-
+def _write(session: Session, device: str, name: str, offset: int, take: bool, latency: str | None) -> Progress:
     try:
         source: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")
     except OSError as error:
@@ -93,7 +114,7 @@ def _write(session: Session, device: str, name: str, offset: int, take: bool) ->
         if session.dry_run:
             session.show(None, f"would write {name} to {device} at {offset}")
             return progress
-        with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
+        with _opened(session, device, take, latency) as disk:
             copy_in(disk, source, name, progress, offset)
     return progress
 
@@ -101,26 +122,25 @@ def _write(session: Session, device: str, name: str, offset: int, take: bool) ->
 @command.command()
 @click.argument("source")
 @click.argument("target")
+@_LATENCY
 @_TAKE
 @verb(json=True, dry_run=True)
-def cp(session: Session, source: str, target: str, take: bool) -> None:
+def cp(session: Session, source: str, target: str, take: bool, latency: str | None) -> None:
     """Copy a whole disk to an image, or back.
 
     One of SOURCE and TARGET is a device such as xvda, the other a file. A file that is called like a device is written
     ./xvda. An image is there when all of it is, and sparse where the disk is zero.
     """
-    from xenpv_frontend.disk import Disk
-
     if is_device(source) == is_device(target):
         raise UsageError("one of SOURCE and TARGET is a device such as xvda, the other one a file (./xvda for one of "
                          "that name)")
     if is_device(target):
-        progress = _write(session, target, source, 0, take)
+        progress = _write(session, target, source, 0, take, latency)
     elif session.dry_run:
         session.show({"source": source, "target": target}, f"would copy {source} to {target}")
         return
     else:
-        with session.open_domain() as domain, Disk.open(domain, source, take=take) as disk:
+        with _opened(session, source, take, latency) as disk:
             with Progress(source, disk.size) as progress, new_image(target) as file:
                 copy_out(disk, file, progress)
     if not session.dry_run:
