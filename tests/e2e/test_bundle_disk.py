@@ -21,7 +21,7 @@ from xenpv.hypervisors.emulated import host
 
 IMAGES = {"kernel": random.Random(1).randbytes(3_000_001), "ramdisk": random.Random(2).randbytes(70_000),
           "root": random.Random(3).randbytes(9 << 20), "empty": b""}
-REST = 1 << 30
+REST = 1 << 28
 """Bytes of a hole that nobody asks for."""
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.corpus.bundle import make
 from xenpv_tools import cli
+from xenpv_tools.bundle import boot
 from xenpv_tools.bundle.bootloader import drop_rights
 from xenpv_tools.bundle.reader import open_bundle
 
@@ -230,11 +231,13 @@ def test_command_line_that_xen_would_cut(loader: Loader) -> None:
     assert "1023 at most" in loader.fails()
 
 
-def test_kernel_that_xen_would_not_take(loader: Loader) -> None:
+def test_kernel_that_xen_would_not_take(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boot.MAX_IMAGE == 1 << 30
+    monkeypatch.setattr(boot, "MAX_IMAGE", 1 << 20)
     with open(loader.folder / "vmlinuz", "wb") as file:
-        os.truncate(file.fileno(), (1 << 30) + 1)
+        os.truncate(file.fileno(), (1 << 20) + 1)
     loader.make("kernel=vmlinuz")
-    assert "has 1073741825 bytes" in loader.fails()
+    assert "has 1048577 bytes" in loader.fails()
 
 
 @pytest.mark.parametrize("name", ROWS)

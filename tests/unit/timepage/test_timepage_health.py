@@ -13,9 +13,9 @@ TICK = Scene.tick_nsec / 1e9
 
 
 class Watched:
-    """A scene that is watched for two seconds; `at` one of them, `fault` happens."""
+    """A scene that is watched for 1.2 seconds; `fault` happens after `at` of them."""
 
-    def __init__(self, fault: Fault | None = None, scene: Scene | None = None, at: float = 1.0) -> None:
+    def __init__(self, fault: Fault | None = None, scene: Scene | None = None, at: float = 0.4) -> None:
         self.scene = scene or Scene()
         self._fault = fault
         self._when = self.scene.now_ns + round(at * 1e9)
@@ -27,7 +27,7 @@ class Watched:
             self.scene.do(fault)
 
     def judged(self) -> dict[str, Finding]:
-        seen = observe(self.scene.locate, 2.0, clock=self.scene.clock, sleep=self.sleep)
+        seen = observe(self.scene.locate, 1.2, clock=self.scene.clock, sleep=self.sleep)
         return {finding.name: finding for finding in judge(seen)}
 
 
