@@ -4,7 +4,7 @@
 . ./host.sh
 mkdir -p /tmp/bundle
 # A part of it: what a guest extracts must fit into its memory.
-head -c 20000000 /boot/testhost/kernel >/tmp/bundle/kernel
+head -c 5000000 /boot/testhost/kernel >/tmp/bundle/kernel
 head -c 9000001 /dev/urandom >/tmp/bundle/root
 : >/tmp/bundle/nothing
 bundle=/tmp/bundle/guest.xpb
