@@ -54,15 +54,16 @@ def requires() -> Callable[[str], str]:
 def until() -> Callable[..., None]:
     """`until(condition, "what is awaited", seconds=10)` returns once `condition()` is true, and fails after `seconds`.
 
-    The one place in the tests that sleeps. For what cannot be waited on by itself: another process, a file.
+    The one place in the tests that sleeps, `every` so many seconds. For what cannot be waited on by itself: another
+    process, a file.
     """
 
-    def wait(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+    def wait(condition: Callable[[], object], what: str, seconds: float = 10.0, every: float = 0.005) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"not within {seconds} s: {what}")
-            time.sleep(0.005)
+            time.sleep(every)
 
     return wait
 

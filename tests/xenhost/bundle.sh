@@ -31,7 +31,7 @@ done
 say "two stock guests at once"
 sed -e '/^EXTRACTOR$/r /tmp/bundle/xenpv-extract' -e '/^EXTRACTOR$/d' guest_bundle.sh >/tmp/bundle/run.sh
 for guest in one two; do
-    guest_config $guest /tmp/bundle/run.sh "disk = [\"$(kernel_disk "$loop" xvda),access=ro\"]"
+    guest_config $guest /tmp/bundle/run.sh "disk = [\"$(kernel_disk "$loop" xvda ro)\"]"
     xl create -q /tmp/$guest.cfg
 done
 for guest in one two; do

@@ -67,7 +67,7 @@ create() {
 
 xenpv host install
 say "one file from Debian's kernel, a ramdisk and a root"
-xenpv bundle create $bundle kernel=/tmp/boot/vmlinuz ramdisk=/tmp/boot/initrd root=/tmp/boot/root.img --cmdline "console=hvc0"
+xenpv bundle create $bundle kernel=/tmp/boot/vmlinuz ramdisk=/tmp/boot/initrd root=/tmp/boot/root.img --cmdline "console=hvc0 $brief"
 id=$(xenpv bundle ls $bundle --json | sed -n 's/^  "id": "\(.*\)",/\1/p')
 [ -n "$id" ] || die "no id"
 
@@ -126,7 +126,7 @@ grep -hq "kernel is damaged" /var/log/xen/bootloader.*.log || die "the boot load
 xenpv bundle create /tmp/boot/other.xpb root=/tmp/boot/root.img --cmdline "other"
 boot_config other "script=block-xenpv,vdev=xvda,access=ro,target=/tmp/boot/other.xpb" "kernel = \"/tmp/boot/vmlinuz\"
 ramdisk = \"/tmp/boot/initrd\"
-extra = \"console=hvc0 xenpv.bundle=$id\""
+extra = \"console=hvc0 $brief xenpv.bundle=$id\""
 xl create -q /tmp/boot/other.cfg
 guest_says other "no disk holds the bundle $id" 180
 guest_says other "guest: no root" 30
@@ -138,7 +138,7 @@ scenario "the ramdisk form: a guest without a disk"
 xenpv bundle ramdisk $bundle /tmp/boot/with-root
 boot_config diskless "" "kernel = \"/tmp/boot/vmlinuz\"
 ramdisk = \"/tmp/boot/with-root\"
-extra = \"console=hvc0 xenpv.root=overlay xenpv.bundle=$id\""
+extra = \"console=hvc0 $brief xenpv.root=overlay xenpv.bundle=$id\""
 sed -i '/^disk/d' /tmp/boot/diskless.cfg
 create diskless
 boots diskless "overlay rw"

@@ -34,7 +34,7 @@ done
 scenario "xenpv create: Debian boots from our disk"
 echo 'python3 -c "import xenpv; print(\"guest: python with\", xenpv.__name__)"' >/tmp/debian.sh
 guest_config debian /tmp/debian.sh 'disk = ["/dev/vdd,raw,xvdy,r", "/dev/vde,raw,xvdz,r"]'
-sed -i 's/^memory.*/memory = 512/; s/^extra.*/extra = "console=hvc0 testhost.root=xvdy testhost.job=xvdz"/' /tmp/debian.cfg
+sed -i 's/^memory.*/memory = 512/; s/^extra = "/&testhost.root=xvdy testhost.job=xvdz /' /tmp/debian.cfg
 xenpv create /tmp/debian.cfg
 xenpv block-list debian
 guest_ends debian 180

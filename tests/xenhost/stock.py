@@ -32,6 +32,11 @@ PATTERN = random.Random(5).randbytes(SIZE)
 Until = Callable[..., None]
 
 
+def kernel_disk(device: str | Path, vdev: str, access: str) -> str:
+    """What xl takes for a disk of the kernel's own backend."""
+    return f"script={Path(__file__).with_name('block_kernel.sh')},vdev={vdev},access={access},target={device}"
+
+
 @contextmanager
 def qemu_of_dom0() -> Iterator[None]:
     """QEMU as it serves disks to dom0: Debian's /etc/init.d/xen starts it like that."""
@@ -82,7 +87,7 @@ def attached(kind: str, image: Path, until: Until, *, vdev: str = "xvdb", mode: 
     loop = ""
     if kind == "blkback":
         loop = run("losetup", "--show", "-f", "-b", str(sector), *(["-r"] if mode == "r" else []), str(image)).strip()
-        spec = f"vdev={vdev},access={mode},backendtype=phy,target={loop}"
+        spec = kernel_disk(loop, vdev, mode)
     else:
         spec = f"format=raw,vdev={vdev},access={mode},discard,backendtype=qdisk,target={image}"
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.xenhost.conftest import PYTHON, Guest, Kind
 from tests.xenhost.shell import run
-from tests.xenhost.stock import KINDS, QEMU, channels, grants_mapped
+from tests.xenhost.stock import KINDS, QEMU, channels, grants_mapped, kernel_disk
 
 SIZE = 8 << 20
 PATTERN = random.Random(7).randbytes(SIZE)
@@ -88,7 +88,7 @@ def images(tmp_path: Path) -> Iterator[dict[str, Path]]:
 def test_a_guest_takes_its_disks(images: dict[str, Path], guest: Callable[..., Guest],
                                  until: Callable[..., None]) -> None:
     before = grants_mapped(), channels()
-    specs = {"blkback": f"vdev=xvdb,access=w,backendtype=phy,target={images['blkback']}",
+    specs = {"blkback": kernel_disk(images["blkback"], "xvdb", "w"),
              "qdisk": f"format=raw,vdev=xvdc,access=w,backendtype=qdisk,target={images['qdisk']}"}
     script = SCRIPT.replace("DISKS", "xvdb xvdc")
     made = guest("frontend", script, [specs["qdisk"]], QEMU_ROOT)  # a guest's QEMU is started with the guest alone
