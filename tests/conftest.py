@@ -75,8 +75,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     failed = len(stats.get("failed", [])) + len(stats.get("error", []))
     deselected = len(stats.get("deselected", []))
     terminalreporter.section("summary")
-    terminalreporter.line(f"passed {len(stats.get('passed', []))}, failed {failed}, not run {len(skipped)}"
-                          + (f", left for another command (-m, -k) {deselected}" if deselected else ""))
+    counts = f"passed {len(stats.get('passed', []))}, failed {failed}, not run {len(skipped)}"
+    terminalreporter.line(counts + (f", left for another command (-m, -k) {deselected}" if deselected else ""))
+    if sum_of := os.environ.get("XENPV_TEST_COUNTS"):
+        with open(sum_of, "a") as file:  # ./dev test adds up those of its two processes
+            file.write(counts + "\n")
     reasons = Counter(str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
                       for report in skipped)
     for reason, count in sorted(reasons.items()):
