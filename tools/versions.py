@@ -8,7 +8,7 @@ from xenpv import __version__
 
 __all__ = ["PAGE", "versions"]
 
-PAGE: Final = 2
+PAGE: Final = 3
 """The version of a statistics page; a test holds it equal to the core's XENPV_STATS_VERSION."""
 
 

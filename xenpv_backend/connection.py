@@ -16,7 +16,7 @@ from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, Vbd
 from .log import LOGGER
 from .options import BackendOptions
 from .pool import ServicePool
-from .queue import Queue, QueueConfig, journal_bytes, latency_bytes
+from .queue import MAX_INDIRECT, Queue, QueueConfig, journal_bytes, latency_bytes
 from .rundir import BackendDirectory
 from .storage import Storage
 
@@ -65,7 +65,8 @@ class Agreement:
             sector_size=self.disk.sector_size, abi=32 if self.rings.protocol is Abi.X86_32 else 64,
             flag=self.notify_flag, persistent=self.entries * MAX_SEGMENTS if self.persistent else 0,
             readonly=facts.readonly, flush=self.adverts.flush_cache,
-            discard=self.adverts.discard and not facts.readonly, fd=self.storage.fileno(),
+            barrier=self.adverts.barrier, discard=self.adverts.discard and not facts.readonly,
+            max_segments=min(self.adverts.max_indirect_segments, MAX_INDIRECT), fd=self.storage.fileno(),
             inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt,
             stamp=self.stamp, time_page=time_page, clock=clock)
 
@@ -161,6 +162,7 @@ class Connection:
         return {
             "protocol": str(agreement.rings.protocol), "queues": len(self._queues), "ring_entries": agreement.entries,
             "notify_flag": agreement.notify_flag, "persistent": agreement.persistent,
+            "max_indirect_segments": agreement.adverts.max_indirect_segments,
             "stamp": agreement.stamp, "measured": self._measured,
             "engine": "inline" if agreement.storage.inline else self._engine,
             "counters": [stats.decode_back(page) for page in self._pages],

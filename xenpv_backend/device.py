@@ -262,8 +262,8 @@ class Device:
             if self._own_state(transaction) is not expected:
                 return False
             indirect = f"{self.place.backend}/{_INDIRECT_ADVERT}"
-            if keys and _INDIRECT_ADVERT not in keys and transaction.exists(indirect):
-                transaction.remove(indirect)  # the kernel's own backend left it
+            if _FLAG_ADVERT in keys and _INDIRECT_ADVERT not in keys and transaction.exists(indirect):
+                transaction.remove(indirect)  # these are all our adverts: the kernel's own backend left it
             for name, value in keys.items():
                 transaction.write(f"{self.place.backend}/{name}", value)
             if state is not None:
@@ -327,10 +327,11 @@ class Device:
 
     def _adverts(self, storage: Storage) -> BackendAdverts:
         options, facts = self._options(), storage.facts
-        discard = facts.discard and not facts.readonly and self._node.discard_enable is not False
+        discard = options.discard and facts.discard and not facts.readonly and self._node.discard_enable is not False
         return BackendAdverts(
             max_queues=options.max_queues, max_ring_page_order=options.max_ring_page_order,
-            persistent=options.persistent, flush_cache=facts.flush, discard=discard,
+            max_indirect_segments=options.max_indirect_segments, persistent=options.persistent,
+            flush_cache=facts.flush and options.flush, barrier=facts.flush and options.barrier, discard=discard,
             discard_granularity=(facts.discard_granularity or None) if discard else None,
             discard_alignment=facts.discard_alignment if discard else None, notify_flag=options.notify_flag,
             stamp=_stamp(options.stamp))

@@ -13,7 +13,7 @@ from xenpv.errors import UsageError
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.timepage import own_clock_is_cheap
 
-from .queue import ENGINES
+from .queue import ENGINES, MAX_INDIRECT
 from .storage import CACHES
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -41,8 +41,16 @@ class BackendOptions:
     """A ring of 2**order pages is offered."""
     notify_flag: bool = True
     """The notify-suppression flag is offered."""
+    max_indirect_segments: int = 256
+    """Indirect requests of up to so many segments are offered, Linux's own number; 0: none are."""
     persistent: bool = True
     """Persistent grants are offered."""
+    flush: bool = True
+    """Flushes are offered."""
+    barrier: bool = True
+    """Write barriers are offered, as old frontends want them."""
+    discard: bool = True
+    """Discards are offered, where the storage can do them."""
     stamp: str = "off"
     """Requests stamped with dom0's time are offered: off, tick (needs `xenpv time publish`), or us and tick."""
     profile: str = "off"
@@ -56,11 +64,12 @@ class BackendOptions:
             value = getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")
-        for name, low, high in (("spin_us", 0, 1000), ("max_queues", 1, 16), ("max_ring_page_order", 0, 4)):
+        for name, low, high in (("spin_us", 0, 1000), ("max_queues", 1, 16), ("max_ring_page_order", 0, 4),
+                                ("max_indirect_segments", 0, MAX_INDIRECT)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")
-        for name in ("notify_flag", "persistent"):
+        for name in ("notify_flag", "persistent", "flush", "barrier", "discard"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} = {getattr(self, name)!r}: want true or false")
 

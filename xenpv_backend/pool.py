@@ -14,7 +14,7 @@ from typing import Protocol
 
 from xenpv.closing import Closing
 from xenpv.errors import ClosedError, RemoteProtocolError
-from xenpv.wire.blkif import Status
+from xenpv.wire.blkif import Op, Status
 
 from .log import LOGGER
 from .queue import Queue, Request, Service
@@ -111,9 +111,19 @@ class PythonServer:
             request.status = Status.ERROR  # unless the storage says otherwise
         try:
             self._storage.handle(requests)
+            self._make_durable(requests)
         except Exception as error:  # whatever it is: the requests are answered, and the next ones are tried
             LOGGER.error("domid %d: %s failed: %s", queue.config.domid, self._storage.name, error)
         queue.complete(requests)
+
+    def _make_durable(self, requests: list[Request]) -> None:
+        """A barrier is the only one of its batch: its data is durable before it is answered."""
+        for barrier in requests:
+            if barrier.flush_after and barrier.status == Status.OKAY:
+                flush = Request(Op.FLUSH_DISKCACHE, 0, 0, None, False, 0, Status.ERROR)
+                barrier.status = Status.ERROR
+                self._storage.handle([flush])
+                barrier.status = flush.status
 
     def _take_calls(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -29,6 +29,10 @@ STAMPS = {None: 0, "tick": 1, "us": 2}
 """XENPV_STAMP_*."""
 
 
+MAX_INDIRECT = int(lib.XENPV_INDIRECT_SEGMENTS)
+"""Segments of an indirect request that are ever offered: preadv takes no more pieces (IOV_MAX)."""
+
+
 def journal_bytes(ring_entries: int) -> int:
     """Bytes of the journal of a ring with `ring_entries` entries."""
     return int(lib.xenpv_journal_bytes(ring_entries))
@@ -55,7 +59,10 @@ class QueueConfig:
     """Move data through private pages even where mapping is cheaper."""
     readonly: bool = False
     flush: bool = True
+    barrier: bool = False
     discard: bool = False
+    max_segments: int = 0
+    """Of an indirect request, at most MAX_INDIRECT; 0: none are offered."""
     fd: int = -1
     """The storage's descriptor; -1: the storage is in Python, see next()."""
     inline: bool = False
@@ -87,6 +94,8 @@ class Request:
     token: int
     status: int = 0
     """Set it before complete(): BLKIF_RSP_* (0, -1, -2)."""
+    flush_after: bool = False
+    """A barrier: also make it durable itself before it is answered. It is the only request out."""
 
 
 def _raise(error: int, what: str) -> None:
@@ -121,7 +130,8 @@ class Queue(Closing):
             "domid": config.domid, "ring_refs": refs, "ring_pages": len(config.ring_refs), "port": channel.port,
             "wait_fd": channel.wait_fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
             "flag": config.flag, "persistent": config.persistent, "copy": config.copy, "readonly": config.readonly,
-            "flush": config.flush, "discard": config.discard, "sector_size": config.sector_size,
+            "flush": config.flush, "barrier": config.barrier, "discard": config.discard,
+            "max_segments": config.max_segments, "sector_size": config.sector_size,
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
             "adopt": config.adopt, "stats": ffi.cast("struct xenpv_back_stats *", self._memory[0]),
             "journal": self._memory[1], "stamp": STAMPS[config.stamp],
@@ -160,7 +170,8 @@ class Queue(Closing):
     def next(self, limit: int = 32, timeout: float | None = None, wake_fd: int = -1) -> list[Request]:
         """Up to `limit` requests; waits up to `timeout` seconds (None: for ever) for the first.
 
-        An empty list: the time is over, or `wake_fd` is readable. Raises RemoteProtocolError when the frontend broke the
+        An empty list: the time is over, `wake_fd` is readable, or nothing more may begin before what is out is completed
+        (a barrier, too many large requests). Raises RemoteProtocolError when the frontend broke the
         ring's rules, InterruptedError on a signal.
         """
         back = self._open()
@@ -177,7 +188,8 @@ class Queue(Closing):
         data = None
         if raw.data != ffi.NULL:
             data = memoryview(ffi.buffer(raw.data, raw.bytes)).cast("B")
-        return Request(raw.op, raw.sector, raw.bytes, data, bool(raw.flags), raw.token)
+        return Request(raw.op, raw.sector, raw.bytes, data, bool(raw.flags & lib.XENPV_FLUSH_FIRST), raw.token,
+                       flush_after=bool(raw.flags & lib.XENPV_FLUSH_AFTER))
 
     def complete(self, requests: Sequence[Request]) -> None:
         """Answer them, each with its `status`. Raises LocalProtocolError for a request that is not out."""

@@ -15,6 +15,7 @@ import os
 import platform
 import select
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from time import monotonic
 
@@ -23,7 +24,7 @@ from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, NoEntryEr
                           XenpvError)
 from xenpv.ring import DEFAULT_SPIN_NS, initialise
 from xenpv.timepage import Reader, open_reader, own_clock_is_cheap
-from xenpv.wire.blkif import Protocol, ring_entries
+from xenpv.wire.blkif import MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS, Protocol, indirect_pages, ring_entries
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings,
                           RingKeys, Role, Situation, Step, VbdPlace, Wish, XenbusState, next_step, parse_state,
                           vdev_name, vdev_number)
@@ -34,6 +35,10 @@ from .reaper import CONTROL_IOS, Reaper
 
 log = logging.getLogger("xenpv.frontend")
 
+DEFAULT_INDIRECT = 256
+"""Segments of an indirect request: 1 MiB, and one page for them."""
+INDIRECT_AT_ONCE = 32
+"""Indirect requests in flight; what comes beyond is sent as direct ones."""
 DRAIN_SECONDS = 2.0
 """How long I/O in flight may take to end before the ring is let go."""
 
@@ -48,6 +53,10 @@ class Settings:
     persistent: bool = True
     abi: int = 64
     ring_order: int | None = None
+    indirect: int | None = None
+    """Segments of an indirect request at the most; None: up to DEFAULT_INDIRECT. 11 or fewer: none are made."""
+    ignore: frozenset[str] = frozenset()
+    """Keys of the backend that count as not there: how this end is an older or lesser one."""
     spin_ns: int = DEFAULT_SPIN_NS
     stamp: str | None = None
     """Stamp requests with dom0's time, in ``tick`` or ``us``; None: not."""
@@ -60,6 +69,12 @@ class Settings:
         if self.abi == 32:
             return Protocol.X86_32
         return Protocol.ARM if platform.machine().startswith(("arm", "aarch64")) else Protocol.X86_64
+
+    def segments(self, offered: int) -> int:
+        """Of an indirect request; 0: there are none."""
+        wanted = DEFAULT_INDIRECT if self.indirect is None else self.indirect
+        agreed = min(offered, wanted, self.pool_pages)
+        return agreed if agreed > MAX_SEGMENTS else 0
 
     def order(self, offered: int) -> int:
         """The ring's order: log2 of its pages. Raises DeviceError when the backend does not offer what is wanted."""
@@ -77,15 +92,18 @@ class Settings:
 class Directory:
     """The keys of a directory in the store, as a record's `Values`."""
 
-    def __init__(self, store: Transaction, path: str) -> None:
+    def __init__(self, store: Transaction, path: str, ignore: Collection[str] = ()) -> None:
         self._store = store
         self._path = path
+        self._ignore = ignore
 
     def get(self, name: str, /) -> bytes | None:
         """The key's value; None without it.
 
         A guest that may not read what is above a node that is gone is told EACCES, not ENOENT.
         """
+        if name in self._ignore:
+            return None
         try:
             return self._store.read(f"{self._path}/{name}")
         except (NoEntryError, AccessDeniedError):
@@ -127,12 +145,15 @@ class Device:
         self.time: Reader | None = None
         """dom0's time, for stamps."""
         self.ring_order = 0
+        self.max_segments = 0
+        """Of an indirect request; 0: there are none on this ring."""
         self._reaper = reaper
         reaper.on_broken = self.leave
         self._wish = Wish.RENEW
         self._leaving = False
         self._closing_since: float | None = None
         self._ring: SharedPages | None = None
+        self._segments: SharedPages | None = None
         self._channel: EventChannel | None = None
         self._pool: Pool | None = None
         self._published: dict[str, str] = {}
@@ -307,7 +328,7 @@ class Device:
 
     def _publish(self) -> None:
         place, settings = self.place, self.settings
-        adverts = self.adverts = BackendAdverts.parse(Directory(self._store, place.backend), place.backend)
+        adverts = self.adverts = self._offers(self._store)
         if settings.flag and not adverts.notify_flag:
             raise DeviceError(f"{self.name}: the backend does not offer the notify-suppression flag: leave flag out")
         if settings.stamp and adverts.stamp not in (settings.stamp, "us"):
@@ -320,6 +341,10 @@ class Device:
             self._pool = Pool(self._domain.grants, place.backend_domid, settings.pool_pages)
         self._ring = self._domain.grants.share(place.backend_domid, 1 << self.ring_order)
         initialise(self._ring.memory)
+        self.max_segments = settings.segments(adverts.max_indirect_segments)
+        if self.max_segments:
+            at_once = min(INDIRECT_AT_ONCE, ring_entries(self.ring_order, settings.protocol()))
+            self._segments = self._domain.grants.share(place.backend_domid, at_once * indirect_pages(self.max_segments))
         self._channel = self._domain.events.bind_unbound(place.backend_domid)
         rings = FrontendRings((RingKeys(tuple(self._ring.refs), self._channel.port),), settings.protocol(),
                               persistent=settings.persistent, notify_flag=self.flag,
@@ -371,14 +396,14 @@ class Device:
             raise DeviceError(f"{self.name}: the backend connected to a ring that is not there")
         backend = self.place.backend
         self.facts, self.adverts = self._store.transact(lambda store: (
-            DiskFacts.parse(Directory(store, backend), backend),
-            BackendAdverts.parse(Directory(store, backend), backend)))
+            DiskFacts.parse(Directory(store, backend), backend), self._offers(store)))
         self._reread()
         if self._wish is Wish.RENEW:
             return
         queue = Queue(self._domain.open_core(), self._channel, ring=self._ring.memory, pool=self._pool.memory,
                       pool_refs=self._pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
                       max_ios=self._pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
+                      indirect=self._segments, max_segments=self.max_segments,
                       time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
                       time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
                       clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
@@ -398,19 +423,23 @@ class Device:
 
     def _reread(self) -> None:
         """A backend of another make may have taken over; without its offer the ring's words mean nothing to it."""
-        if self.flag or self.stamp:
-            backend = Directory(self._store, self.place.backend)
-            adverts = BackendAdverts.parse(backend, self.place.backend)
-            if self.flag and not adverts.notify_flag or self.stamp and adverts.stamp not in (self.stamp, "us"):
+        if self.flag or self.stamp or self.max_segments:
+            adverts = self._offers(self._store)
+            if (self.flag and not adverts.notify_flag or self.stamp and adverts.stamp not in (self.stamp, "us")
+                    or self.max_segments > adverts.max_indirect_segments):
                 self._wish = Wish.RENEW
+
+    def _offers(self, store: Transaction) -> BackendAdverts:
+        backend = self.place.backend
+        return BackendAdverts.parse(Directory(store, backend, self.settings.ignore), backend)
 
     def _disconnect(self) -> None:
         self._reaper.detach()
         with contextlib.ExitStack() as both:
-            for owned in (self._ring, self._channel):
+            for owned in (self._ring, self._segments, self._channel):
                 if owned is not None:
                     both.callback(owned.close)
-            self._ring = self._channel = None
+            self._ring = self._segments = self._channel = None
 
 
 def check_settings(settings: Settings) -> None:
@@ -423,6 +452,8 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"abi is 64 (x86_64, arm) or 32 (x86_32), not {settings.abi}")
     if settings.ring_order is not None and not 0 <= settings.ring_order <= 4:
         raise UsageError(f"ring_order is 0 to 4, not {settings.ring_order}")
+    if settings.indirect is not None and not 0 <= settings.indirect <= MAX_INDIRECT_SEGMENTS:
+        raise UsageError(f"indirect is 0 to {MAX_INDIRECT_SEGMENTS} segments, not {settings.indirect}")
     if not 1 <= settings.depth <= 4096:
         raise UsageError(f"depth is 1 to 4096, not {settings.depth}")
     if not 8 <= settings.pool_pages <= 1 << 16:

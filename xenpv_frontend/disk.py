@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .stream import Readable
 
-PIECE_PAGES = 32
+PIECE_PAGES = 64
 """Pages of one piece of a large I/O: several are in flight at once."""
 
 OPEN_SECONDS = 10.0
@@ -54,7 +54,10 @@ class Features:
     ring_order: int
     flag: bool
     persistent: bool
+    max_segments: int
+    """Of an indirect request; 0: there are none."""
     flush: bool
+    barrier: bool
     discard: bool
     discard_granularity: int | None
     discard_alignment: int | None
@@ -87,13 +90,15 @@ class Disk(Closing):
              flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
              closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None,
-             profile: bool = False) -> Self:
+             indirect: int | None = None, ignore: Collection[str] = (), profile: bool = False) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
         goes, batches and streams included; by default 32 KiB for each of `depth`. `flag`: the notify-suppression flag;
         None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
+        `indirect`: segments (pages) of one request at the most where the backend offers indirect requests: None is 256, and
+        with 11 or fewer there are none. `ignore`: keys of the backend that count as not there (``feature-flush-cache``).
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
         has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
         with dom0's time, in ``tick`` or ``us``, for samples(), stats() and latency(); the backend must offer it, and `xenpv
@@ -103,7 +108,8 @@ class Disk(Closing):
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
-                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp, profile=profile,
+                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp, profile=profile, indirect=indirect,
+                            ignore=frozenset(ignore),
                             closing_patience=closing_patience)
         check_settings(settings)
         place = find_vbd(domain, vdev)
@@ -150,7 +156,8 @@ class Disk(Closing):
     def features(self) -> Features:
         device, adverts = self._device, self._device.adverts
         return Features(device.settings.abi, device.ring_order, device.flag,
-                        device.settings.persistent and adverts.persistent, adverts.flush_cache, adverts.discard,
+                        device.settings.persistent and adverts.persistent, device.max_segments, adverts.flush_cache,
+                        adverts.barrier, adverts.discard,
                         adverts.discard_granularity, adverts.discard_alignment)
 
     def stats(self) -> Counters:
@@ -211,9 +218,14 @@ class Disk(Closing):
             self.transfer(Op.WRITE, offset, view)
 
     def flush(self) -> None:
-        """Make every write that has returned durable. A backend without a cache is asked nothing."""
+        """Make every write that has returned durable: by a flush, or by a barrier where the backend offers that alone.
+
+        A backend without a cache is asked nothing.
+        """
         if self._device.adverts.flush_cache:
             self._control(Op.FLUSH_DISKCACHE, 0, 0)
+        elif self._device.adverts.barrier:
+            self._control(Op.WRITE_BARRIER, 0, 0)
         else:
             self._reaper.check()
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from xenpv.closing import Closing
 from xenpv.core import ffi, lib
-from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel
+from xenpv.domain import PAGE_SIZE, CoreHandle, EventChannel, SharedPages
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError
 from xenpv.latency import DiskLatency, decode
 from xenpv.ring import DEFAULT_SPIN_NS
@@ -24,6 +24,7 @@ from xenpv.stats import decode_front
 T = TypeVar("T")
 
 IO_BYTES = 32
+NOTHING = memoryview(bytearray())
 STAMPS = {None: 0, "tick": 1, "us": 2}
 """XENPV_STAMP_*."""
 
@@ -80,25 +81,29 @@ class Queue(Closing):
     def __init__(self, core: CoreHandle, channel: EventChannel, *, ring: memoryview,
                  pool: memoryview | Sequence[memoryview], pool_refs: Sequence[int], abi: int = 64, flag: bool = False,
                  handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS, stamp: str | None = None,
+                 indirect: SharedPages | None = None, max_segments: int = 0,
                  time_page: int = 0, time_ahead_ns: int = 0, clock: str | None = None) -> None:
         """Owns `core` from now on. `ring` was initialised before it was granted. `pool_refs` names a grant for each
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
-        stay held until close(). `handle` is the virtual device's number. `stamp`: the unit of the requests' stamps,
-        ``tick`` by the page at the address `time_page`, which outlives the queue, or ``us`` by a clock that is
-        `time_ahead_ns` before dom0's. `clock`: what requests are measured by without stamps, ``tick`` (this kernel's) or
-        ``us``; None: they are not. Raises LocalProtocolError.
+        stay held until close(). `indirect`: pages for the segments of requests that have up to `max_segments`. `handle` is the
+        virtual device's number. `stamp`: the unit of the requests' stamps, ``tick`` by the page at the address `time_page`,
+        which outlives the queue, or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`: what requests are
+        measured by without stamps, ``tick`` (this kernel's) or ``us``; None: they are not. Raises LocalProtocolError.
         """
         parts = [pool] if isinstance(pool, memoryview) else list(pool)
         if sum(part.nbytes for part in parts) != len(pool_refs) * PAGE_SIZE:
             core.close()
             raise LocalProtocolError("the pool's pages and its grant references differ in number")
-        self._memory = [ffi.from_buffer("uint8_t[]", part, require_writable=True) for part in (ring, *parts)]
+        segments = NOTHING if indirect is None else indirect.memory
+        self._memory = [ffi.from_buffer("uint8_t[]", part, require_writable=True) for part in (ring, segments, *parts)]
+        indirect_refs = ffi.new("uint32_t[]", [] if indirect is None else list(indirect.refs))
         refs = ffi.new("uint32_t[]", list(pool_refs))
         settings = ffi.new("struct xenpv_front_config *", {
             "abi": abi, "flag": flag, "port": channel.port, "wait_fd": channel.wait_fileno(),
             "notify_fd": channel.notify_fileno(), "ring": self._memory[0], "ring_pages": ring.nbytes // PAGE_SIZE,
-            "pool": self._memory[1] if parts else ffi.NULL, "pool_refs": refs, "pool_pages": len(pool_refs),
-            "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
+            "indirect": self._memory[1], "indirect_refs": indirect_refs, "indirect_pages": len(indirect_refs),
+            "max_segments": max_segments, "pool": self._memory[2] if parts else ffi.NULL, "pool_refs": refs,
+            "pool_pages": len(pool_refs), "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
             "stamp": STAMPS[stamp], "time_page": ffi.cast("void *", time_page), "time_ahead_ns": time_ahead_ns,
             "latency": bool(stamp or clock), "clock": STAMPS[clock],
         })

@@ -25,6 +25,8 @@ class Counters:
     spins: int = 0
     spins_futile: int = 0
     """Spins that ended in sleep."""
+    indirect: int = 0
+    """Of the requests, those whose segments stood in pages of their own."""
     rescues: int = 0
     """A second without progress, mended by one more notification: 0 unless something is wrong."""
     stages: int = 0

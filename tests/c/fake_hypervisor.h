@@ -12,7 +12,7 @@
 #include "hypervisor.h"
 
 #define FAKE_FIRST_REF 8u
-#define FAKE_PAGES 1024u
+#define FAKE_PAGES 2048u
 
 struct fake_grant {
     uint8_t granted, writable;

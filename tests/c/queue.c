@@ -27,14 +27,17 @@ void queue_open(struct queue *queue, const struct queue_options *options)
     fake_domain_open(&queue->domain);
     fake_channel_open(&queue->channel);
     queue->domain.channel = &queue->channel;
-    queue->domain.direct = !options->indirect;
+    queue->domain.direct = !options->not_direct;
     xenpv_ring_init(queue->domain.memory);
     *index_at(queue, XENPV_REQ_PROD) = *index_at(queue, XENPV_RSP_PROD) = options->start;
     *index_at(queue, XENPV_REQ_EVENT) = *index_at(queue, XENPV_RSP_EVENT) = options->start + 1;
     fake_grant(&queue->domain, 0, 1u << options->order, 1);
     fake_grant(&queue->domain, POOL_FIRST, POOL_PAGES, 1);
+    fake_grant(&queue->domain, INDIRECT_FIRST, INDIRECT_PAGES, 1);
     for (uint32_t i = 0; i < POOL_PAGES; i++)
         queue->refs[i] = FAKE_FIRST_REF + POOL_FIRST + i;
+    for (uint32_t i = 0; i < INDIRECT_PAGES; i++)
+        queue->indirect_refs[i] = FAKE_FIRST_REF + INDIRECT_FIRST + i;
     CHECK_EQ(xenpv_ring_attach(&ring, queue->domain.memory, XENPV_PAGE_SIZE << options->order,
                                XENPV_ENTRY_SIZE(queue->options.abi), 0, 0), 0);
     queue->entries = ring.entries;
@@ -58,7 +61,8 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
         .domid = 1, .ring_refs = refs, .ring_pages = 1u << options->order, .port = FAKE_BACK,
         .wait_fd = queue->channel.back_wait, .notify_fd = queue->channel.front_wait,
         .abi = options->abi, .flag = options->flag, .persistent = options->persistent, .copy = options->copy,
-        .readonly = options->readonly, .flush = 1, .discard = 1, .sector_size = options->sector_size,
+        .readonly = options->readonly, .flush = 1, .barrier = options->barrier, .discard = 1,
+        .max_segments = options->max_segments, .sector_size = options->sector_size,
         .sectors = sectors, .fd = fd, .fd_inline = options->inline_io, .spin_ns = options->spin_ns,
         .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats,
         .latency = queue->latency, .clock = options->clock, .journal = queue->journal }, &error);
@@ -76,6 +80,8 @@ struct xenpv_front *queue_front(struct queue *queue)
         .abi = options->abi, .flag = options->flag, .port = FAKE_FRONT, .wait_fd = queue->channel.front_wait,
         .notify_fd = queue->channel.back_wait, .ring = queue->domain.memory, .ring_pages = 1u << options->order,
         .pool = queue_page(queue, 0), .pool_refs = queue->refs, .pool_pages = POOL_PAGES, .handle = 51712,
+        .indirect = queue->domain.memory + (size_t)INDIRECT_FIRST * XENPV_PAGE_SIZE, .indirect_refs = queue->indirect_refs,
+        .indirect_pages = INDIRECT_PAGES, .max_segments = options->front_segments,
         .stamp = options->front_stamp, .time_page = options->time_page, .max_ios = options->max_ios,
         .latency = options->latency, .clock = options->clock, .spin_ns = options->spin_ns }, &error);
     CHECK_EQ(error, 0);
@@ -118,14 +124,43 @@ void raw_encode(uint32_t abi, const struct raw_request *request, uint8_t *raw)
     }
 }
 
+static void put(struct queue *queue, const uint8_t *raw)
+{
+    memcpy(xenpv_ring_slot(&queue->raw, queue->raw.produced), raw, queue->raw.entry_size);
+    if (xenpv_ring_publish(&queue->raw, queue->raw.produced + 1))
+        fake_channel_send(&queue->channel, FAKE_BACK);
+}
+
 void raw_put(struct queue *queue, const struct raw_request *request)
 {
     uint8_t raw[XENPV_MAX_REQUEST];
 
     raw_encode(queue->options.abi, request, raw);
-    memcpy(xenpv_ring_slot(&queue->raw, queue->raw.produced), raw, queue->raw.entry_size);
-    if (xenpv_ring_publish(&queue->raw, queue->raw.produced + 1))
-        fake_channel_send(&queue->channel, FAKE_BACK);
+    put(queue, raw);
+}
+
+void raw_put_indirect(struct queue *queue, const struct raw_indirect *request)
+{
+    uint8_t raw[XENPV_MAX_REQUEST] = { 0 };
+    uint32_t abi = queue->options.abi;
+
+    raw[XENPV_AT_OP] = XENPV_OP_INDIRECT;
+    raw[XENPV_AT_INDIRECT_OP] = request->op;
+    xenpv_put_u16(raw + XENPV_AT_INDIRECT_NR_SEGMENTS, request->count);
+    xenpv_put_u64(raw + XENPV_AT_ID(abi), request->id);
+    xenpv_put_u64(raw + XENPV_AT_SECTOR(abi), request->sector);
+    for (uint32_t i = 0; i < XENPV_MAX_INDIRECT_PAGES; i++)
+        xenpv_put_u32(raw + XENPV_AT_INDIRECT_REFS(abi) + 4 * i, request->ref[i]);
+    put(queue, raw);
+}
+
+void raw_segment(struct queue *queue, uint32_t page, uint32_t number, uint32_t ref, uint8_t first, uint8_t last)
+{
+    uint8_t *at = queue->domain.memory + (size_t)(INDIRECT_FIRST + page) * XENPV_PAGE_SIZE + number * XENPV_SEGMENT_BYTES;
+
+    xenpv_put_u32(at + XENPV_AT_SEG_REF, ref);
+    at[XENPV_AT_SEG_FIRST] = first;
+    at[XENPV_AT_SEG_LAST] = last;
 }
 
 int raw_get(struct queue *queue, struct raw_response *response)

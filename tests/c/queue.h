@@ -11,7 +11,9 @@
 #include "harness.h"
 
 #define POOL_FIRST 16u /* page of the domain where the data pages begin */
-#define POOL_PAGES 512u
+#define POOL_PAGES 1024u
+#define INDIRECT_FIRST 1100u /* pages for the segments of indirect requests */
+#define INDIRECT_PAGES 128u
 #define QUEUE_TICK_NS 4000000u
 
 struct queue_options {
@@ -20,7 +22,9 @@ struct queue_options {
     uint32_t sector_size; /* 0: 512 */
     uint32_t start;       /* the ring's first index */
     uint32_t inline_io;
-    uint32_t indirect;    /* the hypervisor says that copies are cheaper than maps */
+    uint32_t not_direct;  /* the hypervisor says that copies are cheaper than maps */
+    uint32_t max_segments, front_segments; /* of an indirect request, as the backend offers and the frontend uses */
+    uint32_t barrier;
     uint32_t max_ios;     /* 0: 64 */
     uint32_t stamp, front_stamp; /* the backend's unit, the frontend's */
     const void *time_page;
@@ -33,7 +37,7 @@ struct queue {
     struct fake_domain domain;
     struct fake_channel channel;
     uint32_t entries;
-    uint32_t refs[POOL_PAGES];
+    uint32_t refs[POOL_PAGES], indirect_refs[INDIRECT_PAGES];
     struct xenpv_journal *journal;
     struct xenpv_back_stats stats;
     struct xenpv_latency *latency; /* the backend's; NULL: it does not measure */
@@ -70,6 +74,16 @@ struct raw_response {
     uint8_t op;
     int16_t status;
 };
+/* Of an indirect request: `op` is the one inside, and its `count` segments are not looked at. */
+struct raw_indirect {
+    uint8_t op;
+    uint16_t count;
+    uint64_t id, sector;
+    uint32_t ref[XENPV_MAX_INDIRECT_PAGES];
+};
+void raw_put_indirect(struct queue *queue, const struct raw_indirect *request);
+/* Segment `number` in the segments' page `page`. */
+void raw_segment(struct queue *queue, uint32_t page, uint32_t number, uint32_t ref, uint8_t first, uint8_t last);
 void raw_encode(uint32_t abi, const struct raw_request *request, uint8_t *raw);
 /* Puts and publishes; notifies if told to. */
 void raw_put(struct queue *queue, const struct raw_request *request);

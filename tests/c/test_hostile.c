@@ -166,7 +166,7 @@ static void copied_together(uint8_t op)
     struct raw_response response;
     uint32_t count;
 
-    queue_open(&queue, &(struct queue_options){ .indirect = 1 });
+    queue_open(&queue, &(struct queue_options){ .not_direct = 1 });
     queue_raw(&queue);
     queue_back(&queue, 0, SECTORS, 0); /* any descriptor: nothing is read from it */
     for (uint32_t i = 0; i < 8; i++) {

@@ -17,6 +17,7 @@ static int check(const struct raw_request *request)
 
     raw_encode(back.config.abi, request, raw);
     memset(&slot, 0xee, sizeof slot); /* what a slot's last request left must not matter */
+    xenpv_blocks_take(&back, &slot, raw);
     return xenpv_request_check(&back, raw, &slot);
 }
 
@@ -37,9 +38,9 @@ TEST(every_first_and_last_sector)
             CHECK_EQ(check(&request), good ? 0 : ERROR);
             if (!good)
                 continue;
-            CHECK_EQ(slot.segment[0].ref, 0xabcdef01);
-            CHECK_EQ(slot.segment[0].offset, first * 512);
-            CHECK_EQ(slot.segment[0].length, (last - first + 1) * 512);
+            CHECK_EQ(slot.room.segment[0].ref, 0xabcdef01);
+            CHECK_EQ(slot.room.segment[0].offset, first * 512);
+            CHECK_EQ(slot.room.segment[0].length, (last - first + 1) * 512);
             CHECK_EQ(slot.bytes, (last - first + 1) * 512);
         }
     }
@@ -74,9 +75,9 @@ TEST(every_count_of_segments)
                     continue;
                 uint64_t bytes = 0;
                 for (unsigned s = 0; s < count; s++) {
-                    CHECK_EQ(slot.segment[s].ref, 100 + s);
-                    CHECK_EQ(slot.segment[s].offset, s % 8 * 512);
-                    bytes += slot.segment[s].length;
+                    CHECK_EQ(slot.room.segment[s].ref, 100 + s);
+                    CHECK_EQ(slot.room.segment[s].offset, s % 8 * 512);
+                    bytes += slot.room.segment[s].length;
                 }
                 CHECK_EQ(slot.segments, count);
                 CHECK_EQ(slot.bytes, bytes);
@@ -225,13 +226,14 @@ TEST(random_bytes_never_leave_the_disk)
         back.config.abi = n % 2 ? 64 : 32;
         if (test_random(&r, 3))
             xenpv_put_u64(raw + XENPV_AT_SECTOR(back.config.abi), test_random(&r, 1100));
+        xenpv_blocks_take(&back, &slot, raw);
         if (xenpv_request_check(&back, raw, &slot) != 0)
             continue;
         accepted++;
         uint64_t bytes = 0;
         for (unsigned i = 0; i < slot.segments; i++) {
-            CHECK(slot.segment[i].offset + slot.segment[i].length <= 4096 && slot.segment[i].length > 0);
-            bytes += slot.segment[i].length;
+            CHECK(slot.room.segment[i].offset + slot.room.segment[i].length <= 4096 && slot.room.segment[i].length > 0);
+            bytes += slot.room.segment[i].length;
         }
         if (slot.wire_op != XENPV_OP_DISCARD)
             CHECK_EQ(bytes, slot.bytes);
@@ -260,7 +262,7 @@ static void slot_changes_after_the_take(uint32_t abi)
     CHECK_EQ(slots[0]->id, 5);
     CHECK_EQ(slots[0]->sector, 16);
     memset(queue_page(&queue, 3), 0xff, 4096); /* and so may it change the page of a write that is copied */
-    CHECK_EQ(((uint8_t *)slots[0]->iov[0].iov_base)[4095], 0x5a);
+    CHECK_EQ(((uint8_t *)slots[0]->room.iov[0].iov_base)[4095], 0x5a);
     xenpv_back_close(queue.back);
     queue_back(&queue, -1, 1000, 1); /* a successor, too, reads the copy */
     CHECK_EQ(xenpv_back_take(queue.back, slots, 4, &count), 1);

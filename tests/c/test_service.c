@@ -75,7 +75,7 @@ TEST(persistent_grants_serve_and_stay_few)
 TEST(copy_mode_serves)
 {
     in_both_modes(XENPV_ENGINE_URING, (struct queue_options){ .copy = 1 });
-    in_both_modes(INLINE, (struct queue_options){ .indirect = 1 });
+    in_both_modes(INLINE, (struct queue_options){ .not_direct = 1 });
 }
 
 TEST(one_at_a_time_sleeps_and_wakes)

@@ -30,10 +30,10 @@ class BackendProcess:
             assert self.line == "ready", self.process.communicate()[1]
 
     def wait_for(self, line: str) -> None:
-        """Wait until it prints `line`."""
+        """Wait until it prints a line that begins so."""
         assert self.process.stdout is not None
         for got in self.process.stdout:
-            if got.strip() == line:
+            if got.startswith(line):
                 return
         raise AssertionError(f"the backend ended without {line!r}")
 

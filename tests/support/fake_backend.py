@@ -13,7 +13,8 @@ from typing import Self
 from tests.support.fake_domain import BACK, FRONT, PATIENCE, Closes, FakeChannel, FakeDomain
 from xenpv.errors import GrantError, RemoteProtocolError, StoreConnectionError
 from xenpv.ring import BackRing
-from xenpv.wire.blkif import Op, Protocol, Request, Response, Status, pack_response, unpack_request
+from xenpv.wire.blkif import (Op, Protocol, Request, Response, Status, pack_response, response_operation,
+                              unpack_request, unpack_segments)
 from xenpv.xenbus import (BackendAdverts, DiskFacts, FrontendRings, VbdPlace, XenbusState, parse_state, vbd_nodes,
                           vdev_number)
 
@@ -33,7 +34,7 @@ class FakeBackend(Closes):
         self.place = VbdPlace(BACK, FRONT, vdev_number(vdev))
         self.data = bytearray(os.urandom(64) * (sectors * 8))
         self.adverts = BackendAdverts(max_ring_page_order=4, persistent=True, flush_cache=True, discard=True,
-                                      notify_flag=True)
+                                      notify_flag=True, max_indirect_segments=256, barrier=True)
         self.facts = DiskFacts(sectors)
         self.raw: dict[str, str] = {}
         self.answer: Answer = lambda request, response: response
@@ -166,7 +167,7 @@ class FakeBackend(Closes):
                     continue
                 return
             request = unpack_request(self.rings.protocol, entry)
-            response: Response | None = Response(request.id, request.operation, self._perform(request))
+            response: Response | None = Response(request.id, response_operation(request), self._perform(request))
             with self.store.changed:
                 self.requests.append(request)
                 self.store.changed.notify_all()
@@ -185,9 +186,13 @@ class FakeBackend(Closes):
 
     def _perform(self, request: Request) -> int:
         at = request.sector_number * 512
+        operation, segments = response_operation(request), request.segments
+        if request.operation == Op.INDIRECT:
+            raw = b"".join(self.domain.grants.page(gref) for gref in request.indirect_grefs)
+            segments = unpack_segments(raw, request.nr_segments)
         if request.operation == Op.DISCARD:
             self.data[at:at + request.nr_sectors * 512] = bytes(request.nr_sectors * 512)
-        for segment in request.segments:
+        for segment in segments:
             start, end = segment.first_sect * 512, (segment.last_sect + 1) * 512
             try:
                 page = self.domain.grants.page(segment.gref)
@@ -195,7 +200,7 @@ class FakeBackend(Closes):
                 return Status.ERROR
             if at + end - start > len(self.data):
                 return Status.ERROR
-            if request.operation == Op.READ:
+            if operation == Op.READ:
                 page[start:end] = self.data[at:at + end - start]
             else:
                 self.data[at:at + end - start] = page[start:end]

@@ -31,6 +31,11 @@ def command() -> None:
 @click.option("--max-ring-page-order", type=int, metavar="N", help="Rings of up to 2**N pages are offered.")
 @click.option("--notify-flag/--no-notify-flag", default=None, help="Offer the notify-suppression flag.")
 @click.option("--persistent/--no-persistent", default=None, help="Offer persistent grants.")
+@click.option("--max-indirect-segments", type=int, metavar="N",
+              help="Indirect requests of up to N segments are offered; 0: none.")
+@click.option("--flush/--no-flush", default=None, help="Offer flushes.")
+@click.option("--barrier/--no-barrier", default=None, help="Offer write barriers.")
+@click.option("--discard/--no-discard", default=None, help="Offer discards, where the storage can do them.")
 @click.option("--stamp", metavar="UNIT", help="Offer requests stamped with dom0's time: off, tick or us.")
 @click.option("--profile", metavar="CLOCK",
               help="Count how long requests take, for `xenpv latency`: off, auto, us or tick. Stamped ones are always.")

@@ -178,9 +178,10 @@ struct xenpv_back_stats {       /* in the statistics page, written by one thread
     uint64_t stages_unknown;    /* no time, or a disruption in between */
     uint64_t time_queued;       /* submit to fetch, of `stamps` requests */
     uint64_t time_waited, time_stored, time_answered; /* fetch to storage start, to storage end, to response */
+    uint64_t indirect;          /* of the requests, those whose segments stood in pages of their own */
 };
 #define XENPV_STATS_MAGIC 0x7374617476706e78
-#define XENPV_STATS_VERSION 2
+#define XENPV_STATS_VERSION 3
 
 struct xenpv_back_config {
     uint32_t domid;             /* the frontend */
@@ -193,7 +194,8 @@ struct xenpv_back_config {
     uint32_t persistent;        /* standing mappings kept at the most; 0: feature-persistent was not negotiated */
     uint32_t copy;              /* grant copy through private buffers instead of mapping */
     uint32_t readonly;
-    uint32_t flush, discard;    /* what was advertised */
+    uint32_t flush, barrier, discard; /* what was advertised */
+    uint32_t max_segments;      /* of an indirect request, at most XENPV_INDIRECT_SEGMENTS; 0: it was not advertised */
     uint32_t sector_size;       /* logical, bytes */
     uint64_t sectors;           /* of 512 bytes */
     int fd;                     /* the storage, -1: it is in Python. Not owned */
@@ -207,6 +209,9 @@ struct xenpv_back_config {
     void *latency;              /* zero, or a predecessor's: xenpv_latency_bytes(XENPV_LATENCY_BACK); NULL: not measured */
     uint32_t clock;             /* XENPV_STAMP_*: what is measured by without `stamp`; ticks are the coarse clock's then */
 };
+
+/* preadv takes no more pieces at once (IOV_MAX). */
+#define XENPV_INDIRECT_SEGMENTS 1024
 
 struct xenpv_back;
 /* Maps the ring and attaches. Owns `hv` from now on, also on failure: NULL, *error is an errno. */
@@ -225,10 +230,13 @@ struct xenpv_request {
     uint8_t *data;              /* private: a write's data, room for a read's */
     uint32_t token;             /* for complete */
     uint8_t op;                 /* BLKIF_OP_READ, _WRITE, _FLUSH_DISKCACHE, _DISCARD */
-    uint8_t flags;
+    uint8_t flags;              /* XENPV_FLUSH_* */
     int16_t status;             /* for complete: BLKIF_RSP_* */
 };
-/* Up to `max` requests; waits up to timeout_ns (negative: for ever) for the first. 0: time or `wake_fd`; or -errno. */
+/* Of a write: make durable what was answered before it begins; make it durable itself before it is answered. */
+enum { XENPV_FLUSH_FIRST = 1, XENPV_FLUSH_AFTER = 2 };
+/* Up to `max` requests; waits up to timeout_ns (negative: for ever) for the first. 0: time or `wake_fd`, or more comes
+ * only when what is out was completed; or -errno. */
 int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd);
 /* Answers them. 0, or -EINVAL for a token that is not out. */
 int xenpv_back_complete(struct xenpv_back *back, const struct xenpv_request *requests, uint32_t count);
@@ -267,6 +275,7 @@ struct xenpv_front_stats {
     uint64_t stages_wrong;      /* the backend's stages are not in order: forged, or wrapped */
     uint64_t time_queued, time_waited, time_stored, time_answered, time_reaped; /* the last: response to reap */
     uint64_t time_total;        /* submit to reap, by our own two stamps */
+    uint64_t indirect;          /* of the requests, those whose segments stood in pages of their own */
 };
 
 /* One request, by its stamps. */
@@ -288,6 +297,10 @@ struct xenpv_front_config {
     uint8_t *pool;              /* data pages */
     const uint32_t *pool_refs;  /* copied */
     uint32_t pool_pages;
+    uint8_t *indirect;          /* pages for the segments of indirect requests, as shared as the pool; they outlive the queue */
+    const uint32_t *indirect_refs; /* copied */
+    uint32_t indirect_pages;
+    uint32_t max_segments;      /* of an indirect request, as the backend allows; 0: there are none */
     uint32_t handle;            /* virtual-device number, for the request's handle field */
     uint32_t max_ios;           /* I/Os accepted at once at the most */
     uint32_t spin_ns;

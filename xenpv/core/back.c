@@ -3,13 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <unistd.h>
-
-static size_t bounce_bytes(const struct xenpv_back *back)
-{
-    return (size_t)back->ring.entries * XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE;
-}
 
 void xenpv_back_close(struct xenpv_back *back)
 {
@@ -23,8 +17,7 @@ void xenpv_back_close(struct xenpv_back *back)
     if (back->ring_map.memory)
         back->hv->unmap(back->hv, &back->ring_map);
     back->hv->close(back->hv);
-    if (back->bounce)
-        munmap(back->bounce, bounce_bytes(back));
+    xenpv_blocks_close(back);
     if (back->port.wait_fd >= 0)
         close(back->port.wait_fd);
     if (back->port.notify_fd >= 0)
@@ -36,15 +29,24 @@ void xenpv_back_close(struct xenpv_back *back)
     free(back);
 }
 
-/* What a predecessor took and did not answer comes first; every other slot is free. */
+static int newest_first(const void *a, const void *b, void *journal)
+{
+    const struct xenpv_taken *taken = ((const struct xenpv_journal *)journal)->taken;
+
+    return (int32_t)(taken[*(const uint32_t *)b].index - taken[*(const uint32_t *)a].index) < 0 ? -1 : 1;
+}
+
+/* What a predecessor took and did not answer comes first, in its order: a barrier may be among it. Every other slot is free. */
 static void take_over(struct xenpv_back *back)
 {
     uint32_t entries = back->ring.entries;
 
     back->replay_count = xenpv_journal_unanswered(back->journal, back->ring.published, back->replay);
+    qsort_r(back->replay, back->replay_count, sizeof *back->replay, newest_first, back->journal); /* taken from the end */
     for (uint32_t i = 0; i < entries; i++) {
         back->slots[i].back = back;
         back->slots[i].index = i;
+        back->slots[i].block = XENPV_NO_BLOCK;
         if (!back->journal->taken[i].valid)
             back->free[back->free_count++] = i;
     }
@@ -94,13 +96,9 @@ static int set_up(struct xenpv_back *back)
     back->replay = calloc(entries, sizeof *back->replay);
     if (!back->slots || !back->free || !back->answered || !back->replay)
         return -ENOMEM;
-    if (config->copy || config->fd < 0 || !back->hv->direct) {
-        /* Whole pages, so that direct I/O takes them; those that no request uses are never touched. */
-        void *pages = mmap(NULL, bounce_bytes(back), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (pages == MAP_FAILED)
-            return -errno;
-        back->bounce = pages;
-    }
+    error = xenpv_blocks_open(back, config->copy || config->fd < 0 || !back->hv->direct);
+    if (error)
+        return error;
     error = xenpv_persistent_open(&back->persistent, config->persistent);
     if (error)
         return error;
@@ -193,6 +191,16 @@ static uint32_t begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32
     return left;
 }
 
+/* 1: the request in `raw` may begin now, in `slot`, beside the `found` of this turn. 0: the queue is stalled. */
+static int may_begin(struct xenpv_back *back, struct xenpv_slot *slot, const uint8_t *raw, uint32_t found)
+{
+    int barrier = raw[XENPV_AT_OP] == XENPV_OP_BARRIER && back->config.barrier;
+
+    back->stalled = back->barrier || (barrier && (found || back->out)) || xenpv_blocks_take(back, slot, raw) != 0;
+    back->barrier |= barrier && !back->stalled;
+    return !back->stalled;
+}
+
 int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t max, uint32_t *count)
 {
     uint32_t taken = 0, found = 0;
@@ -200,17 +208,23 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
     int64_t waiting;
 
     *count = 0;
+    back->stalled = 0;
     if (back->halted)
         return -EPROTO;
     waiting = xenpv_ring_available(&back->ring); /* once: what comes in after this look has its stamp at the next one */
     if (back->stamper.unit && (back->replay_count || waiting > 0))
         now = xenpv_stamp_now(&back->stamper);
     for (; back->replay_count && taken < max; taken++) {
-        struct xenpv_slot *slot = &back->slots[back->replay[--back->replay_count]];
+        struct xenpv_slot *slot = &back->slots[back->replay[back->replay_count - 1]];
+        if (!may_begin(back, slot, back->journal->taken[slot->index].raw, found))
+            break;
+        back->replay_count--;
         back->stats->replayed++;
         slots[found] = slot;
         found += decode(back, slot, now);
     }
+    if (back->stalled)
+        waiting = 0;
     if (waiting < 0) {
         *count = begin(back, slots, found);
         back->halted = 1;
@@ -218,10 +232,13 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
         return (int)waiting;
     }
     for (; waiting && taken < max && back->free_count; waiting--, taken++) {
-        struct xenpv_slot *slot = &back->slots[back->free[--back->free_count]];
+        struct xenpv_slot *slot = &back->slots[back->free[back->free_count - 1]];
         struct xenpv_taken *copy = &back->journal->taken[slot->index];
         /* The one read of the frontend's slot. Its bytes may change from here on; the copy does not. */
         memcpy(copy->raw, xenpv_ring_slot(&back->ring, back->ring.consumed), back->ring.entry_size);
+        if (!may_begin(back, slot, copy->raw, found))
+            break; /* it was not taken, and is read anew */
+        back->free_count--;
         xenpv_journal_take(back->journal, slot->index, back->ring.consumed);
         back->ring.consumed++;
         slots[found] = slot;
@@ -236,6 +253,7 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
 static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot)
 {
     stats->requests[slot->wire_op & 7]++;
+    stats->indirect += slot->indirect;
     if (slot->status != XENPV_RSP_OKAY)
         return;
     if (slot->op == XENPV_OP_READ)
@@ -249,6 +267,7 @@ static void count(struct xenpv_back_stats *stats, const struct xenpv_slot *slot)
 void xenpv_back_answer(struct xenpv_back *back, struct xenpv_slot *slot, int status)
 {
     slot->status = status;
+    back->barrier = 0; /* while one is in flight, there is nothing else to answer */
     back->answered[back->answered_count++] = slot->index;
 }
 
@@ -295,6 +314,7 @@ void xenpv_back_publish(struct xenpv_back *back)
         back->hv->notify(back->hv, &back->port);
     while (back->answered_count) {
         uint32_t slot = back->answered[--back->answered_count];
+        xenpv_blocks_give(back, &back->slots[slot]);
         xenpv_journal_free(back->journal, slot);
         back->free[back->free_count++] = slot;
     }
@@ -316,13 +336,15 @@ void xenpv_back_wake(struct xenpv_back *back)
 
 int xenpv_back_rest(struct xenpv_back *back)
 {
+    int waits = back->stalled && back->out; /* what is in the ring is for the turn after an answer */
+
     if (back->halted)
         return 1;
     /* SLEEPING first, then the look, then the port, then sleep. An event of
      * between is kept by the masked port and delivered when it is unmasked. */
-    if (xenpv_ring_available(&back->ring) != 0) /* not worth a change of the word, which may cost a notification */
+    if (!waits && xenpv_ring_available(&back->ring) != 0) /* not worth a change of the word, which may cost a notification */
         return 0;
-    if (xenpv_ring_arm(&back->ring) != 0) {
+    if (xenpv_ring_arm(&back->ring) != 0 && !waits) {
         xenpv_ring_run(&back->ring);
         return 0;
     }

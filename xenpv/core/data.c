@@ -2,30 +2,25 @@
 
 #define COPY_MAX 352u /* pieces of one grant copy: as many as a ring of one page has segments */
 
-static uint8_t *bounce_of(const struct xenpv_back *back, const struct xenpv_slot *slot)
-{
-    return back->bounce + (size_t)slot->index * XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE;
-}
-
 void xenpv_data_release(struct xenpv_back *back, struct xenpv_slot *slot)
 {
     while (slot->pinned)
-        xenpv_persistent_unpin(&back->persistent, slot->pin[--slot->pinned]);
+        xenpv_persistent_unpin(&back->persistent, slot->room.pin[--slot->pinned]);
     while (slot->mapped)
-        back->hv->unmap(back->hv, &slot->map[--slot->mapped]);
+        back->hv->unmap(back->hv, &slot->room.map[--slot->mapped]);
 }
 
 /* The granted page of segment `i`, by its standing mapping or one for this request. NULL: the grant does not allow it. */
 static uint8_t *page_of(struct xenpv_back *back, struct xenpv_slot *slot, unsigned i)
 {
-    uint32_t ref = slot->segment[i].ref;
+    uint32_t ref = slot->room.segment[i].ref;
     uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, ref);
 
     if (pin != XENPV_NO_PIN) {
-        slot->pin[slot->pinned++] = pin;
+        slot->room.pin[slot->pinned++] = pin;
         return back->persistent.entry[pin].map.memory;
     }
-    struct xenpv_map *map = &slot->map[slot->mapped];
+    struct xenpv_map *map = &slot->room.map[slot->mapped];
     if (back->hv->map(back->hv, back->config.domid, &ref, 1, slot->op == XENPV_OP_READ, map) != 0)
         return NULL;
     slot->mapped++;
@@ -41,13 +36,14 @@ static int map_pages(struct xenpv_back *back, struct xenpv_slot *slot)
             xenpv_data_release(back, slot);
             return XENPV_RSP_ERROR;
         }
-        uint8_t *start = page + slot->segment[i].offset;
-        struct iovec *last = slot->iovs ? &slot->iov[slot->iovs - 1] : NULL;
+        const struct xenpv_segment *segment = &slot->room.segment[i];
+        uint8_t *start = page + segment->offset;
+        struct iovec *last = slot->iovs ? &slot->room.iov[slot->iovs - 1] : NULL;
         /* Merged only where they touch in our own address space: two pages of the guest say nothing about ours. */
         if (last && (uint8_t *)last->iov_base + last->iov_len == start)
-            last->iov_len += slot->segment[i].length;
+            last->iov_len += segment->length;
         else
-            slot->iov[slot->iovs++] = (struct iovec){ start, slot->segment[i].length };
+            slot->room.iov[slot->iovs++] = (struct iovec){ start, segment->length };
     }
     return 0;
 }
@@ -72,27 +68,61 @@ static void copy_gathered(struct xenpv_back *back, struct gathered *gathered)
     gathered->count = 0;
 }
 
-/* Between a request's private pages and the guest's: by standing mappings where there are any, else gathered. */
+/* One piece of a request: by the standing mapping of its page where there is one, else gathered. */
+static void move_piece(struct xenpv_back *back, struct xenpv_slot *slot, const struct xenpv_copy *piece,
+                       struct gathered *gathered)
+{
+    uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, piece->ref);
+
+    if (pin != XENPV_NO_PIN) {
+        uint8_t *page = back->persistent.entry[pin].map.memory + piece->offset;
+        memcpy(piece->to_grant ? page : piece->local, piece->to_grant ? piece->local : page, piece->length);
+        xenpv_persistent_unpin(&back->persistent, pin);
+        return;
+    }
+    if (gathered->count == COPY_MAX)
+        copy_gathered(back, gathered);
+    gathered->of[gathered->count] = slot;
+    gathered->copy[gathered->count++] = *piece;
+}
+
+/* Between a request's private pages and the guest's. */
 static void move(struct xenpv_back *back, struct xenpv_slot *slot, int to_grant, struct gathered *gathered)
 {
-    uint8_t *local = bounce_of(back, slot);
+    uint8_t *local = xenpv_blocks_data(back, slot);
 
-    for (unsigned i = 0; i < slot->segments; i++, local += slot->segment[i - 1].length) {
-        const struct xenpv_segment *segment = &slot->segment[i];
-        uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, segment->ref);
-        if (pin != XENPV_NO_PIN) {
-            uint8_t *page = back->persistent.entry[pin].map.memory + segment->offset;
-            memcpy(to_grant ? page : local, to_grant ? local : page, segment->length);
-            xenpv_persistent_unpin(&back->persistent, pin);
-            continue;
+    for (unsigned i = 0; i < slot->segments; i++) {
+        const struct xenpv_segment *segment = &slot->room.segment[i];
+        move_piece(back, slot, &(struct xenpv_copy){ .local = local, .ref = segment->ref, .offset = segment->offset,
+                                                     .length = segment->length, .to_grant = (uint16_t)to_grant }, gathered);
+        local += segment->length;
+    }
+}
+
+/* The segments of indirect requests: copied once from the guest's pages, which it may write all the while; then the copy is
+ * checked, once. */
+static void fetch_segments(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t count, struct gathered *gathered)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = slots[i];
+        slot->status = 0;
+        for (uint32_t at = 0; slot->indirect && at < slot->segments; at += XENPV_SEGMENTS_PER_PAGE) {
+            uint32_t left = slot->segments - at;
+            if (left > XENPV_SEGMENTS_PER_PAGE)
+                left = XENPV_SEGMENTS_PER_PAGE;
+            move_piece(back, slot, &(struct xenpv_copy){
+                .local = xenpv_blocks_raw(back, slot) + at * XENPV_SEGMENT_BYTES,
+                .ref = slot->indirect_ref[at / XENPV_SEGMENTS_PER_PAGE],
+                .length = (uint16_t)(left * XENPV_SEGMENT_BYTES) }, gathered);
         }
-        if (gathered->count == COPY_MAX)
-            copy_gathered(back, gathered);
-        gathered->of[gathered->count] = slot;
-        gathered->copy[gathered->count++] = (struct xenpv_copy){
-            .local = local, .ref = segment->ref, .offset = segment->offset, .length = segment->length,
-            .to_grant = (uint16_t)to_grant,
-        };
+    }
+    copy_gathered(back, gathered);
+    for (uint32_t i = 0; i < count; i++) {
+        struct xenpv_slot *slot = slots[i];
+        if (!slot->indirect || slot->status)
+            continue;
+        slot->status = xenpv_request_segments(back, xenpv_blocks_raw(back, slot), slot);
+        back->stats->refused += slot->status != 0;
     }
 }
 
@@ -101,18 +131,18 @@ void xenpv_data_begin(struct xenpv_back *back, struct xenpv_slot **slots, uint32
     struct gathered gathered;
 
     gathered.count = 0;
+    fetch_segments(back, slots, count, &gathered);
     for (uint32_t i = 0; i < count; i++) {
         struct xenpv_slot *slot = slots[i];
-        slot->status = 0;
         slot->iovs = 0;
-        if (!slot->segments)
+        if (!slot->segments || slot->status)
             continue;
         if (!back->bounce) {
             slot->status = map_pages(back, slot);
             back->stats->errors += slot->status != 0;
             continue;
         }
-        slot->iov[0] = (struct iovec){ bounce_of(back, slot), slot->bytes };
+        slot->room.iov[0] = (struct iovec){ xenpv_blocks_data(back, slot), slot->bytes };
         slot->iovs = 1;
         if (slot->op == XENPV_OP_WRITE)
             move(back, slot, 0, &gathered);

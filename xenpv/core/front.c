@@ -53,6 +53,8 @@ void xenpv_front_close(struct xenpv_front *front)
     if (front->port.notify_fd >= 0)
         close(front->port.notify_fd);
     free(front->refs);
+    free(front->indirect_refs);
+    free(front->free_groups);
     free(front->ios);
     free(front->shadow);
     free(front->samples);
@@ -74,6 +76,31 @@ static int set_up_latency(struct xenpv_front *front)
     if (!front->latency)
         return -ENOMEM;
     xenpv_latency_attach(front->latency, XENPV_LATENCY_FRONT, front->stamper.unit, resolution_ns);
+    return 0;
+}
+
+static int set_up_indirect(struct xenpv_front *front)
+{
+    const struct xenpv_front_config *config = &front->config;
+    uint32_t groups;
+
+    if (config->max_segments <= XENPV_MAX_SEGMENTS) { /* of no use */
+        front->config.max_segments = 0;
+        return 0;
+    }
+    front->group_pages = (config->max_segments + XENPV_SEGMENTS_PER_PAGE - 1) / XENPV_SEGMENTS_PER_PAGE;
+    groups = config->indirect_pages / front->group_pages;
+    if (front->group_pages > XENPV_MAX_INDIRECT_PAGES || !groups)
+        return -EINVAL;
+    front->indirect_refs = calloc(config->indirect_pages, sizeof *front->indirect_refs);
+    front->free_groups = calloc(groups, sizeof *front->free_groups);
+    if (!front->indirect_refs || !front->free_groups)
+        return -ENOMEM;
+    memcpy(front->indirect_refs, config->indirect_refs, config->indirect_pages * sizeof *front->indirect_refs);
+    while (front->free_group_count < groups) {
+        front->free_groups[front->free_group_count] = groups - 1 - front->free_group_count;
+        front->free_group_count++;
+    }
     return 0;
 }
 
@@ -116,7 +143,7 @@ static int set_up(struct xenpv_front *front)
         front->free_count++;
     }
     xenpv_spin_init(&front->spin, config->spin_ns);
-    return 0;
+    return set_up_indirect(front);
 }
 
 struct xenpv_front *xenpv_front_open(struct xenpv_hypervisor *hv, const struct xenpv_front_config *config, int *error)
@@ -136,6 +163,6 @@ struct xenpv_front *xenpv_front_open(struct xenpv_hypervisor *hv, const struct x
         xenpv_front_close(front);
         return NULL;
     }
-    front->config.pool_refs = NULL; /* the caller's; not ours to keep */
+    front->config.pool_refs = front->config.indirect_refs = NULL; /* the caller's; not ours to keep */
     return front;
 }

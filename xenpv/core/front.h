@@ -17,6 +17,7 @@
 #include "wire.h"
 
 #define XENPV_NO_IO UINT32_MAX
+#define XENPV_NO_GROUP UINT32_MAX
 
 struct xenpv_io_list {
     uint32_t first, last;
@@ -34,6 +35,7 @@ struct xenpv_shadow {
     uint32_t io;
     uint8_t op;
     uint8_t in_flight;
+    uint32_t group; /* its pages of segments; XENPV_NO_GROUP: it is no indirect request */
     struct xenpv_stamp submitted;
 };
 
@@ -50,6 +52,10 @@ struct xenpv_front {
     struct xenpv_latency *latency; /* NULL: not measured */
     uint64_t sampled, drained;    /* samples ever put and ever given out */
     uint32_t *refs;
+    uint32_t *indirect_refs;
+    uint32_t group_pages; /* pages for the segments of one indirect request */
+    uint32_t *free_groups;
+    uint32_t free_group_count;
     struct xenpv_io_state *ios;
     struct xenpv_io_list free_ios, waiting, finished; /* waiting: with bytes that no request was made for */
     struct xenpv_shadow *shadow;

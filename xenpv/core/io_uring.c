@@ -41,7 +41,7 @@ static void prepare(struct io_uring_sqe *sqe, struct xenpv_slot *slot)
     sqe->fd = slot->back->config.fd;
     sqe->user_data = (uint64_t)(uintptr_t)slot;
     sqe->off = slot->sector * XENPV_SECTOR;
-    if (slot->op == XENPV_OP_FLUSH || slot->flush_first) {
+    if (slot->op == XENPV_OP_FLUSH || slot->flush_first || slot->written) {
         sqe->opcode = IORING_OP_FSYNC;
         sqe->fsync_flags = IORING_FSYNC_DATASYNC;
         sqe->off = 0;
@@ -51,11 +51,11 @@ static void prepare(struct io_uring_sqe *sqe, struct xenpv_slot *slot)
         sqe->len = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
     } else if (slot->iovs == 1) {
         sqe->opcode = slot->op == XENPV_OP_READ ? IORING_OP_READ : IORING_OP_WRITE;
-        sqe->addr = (uint64_t)(uintptr_t)slot->iov[0].iov_base;
-        sqe->len = (uint32_t)slot->iov[0].iov_len;
+        sqe->addr = (uint64_t)(uintptr_t)slot->room.iov[0].iov_base;
+        sqe->len = (uint32_t)slot->room.iov[0].iov_len;
     } else {
         sqe->opcode = slot->op == XENPV_OP_READ ? IORING_OP_READV : IORING_OP_WRITEV;
-        sqe->addr = (uint64_t)(uintptr_t)slot->iov;
+        sqe->addr = (uint64_t)(uintptr_t)slot->room.iov;
         sqe->len = (uint32_t)slot->iovs;
     }
 }
@@ -118,9 +118,17 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
                 continue;
             }
             result = xenpv_io_now(slot);
-        } else if (slot->segments && result >= 0 && (uint64_t)result < slot->bytes) {
+        } else if (slot->segments && !slot->written && result >= 0 && (uint64_t)result < slot->bytes) {
             /* A short read or write is rare; what is left is done at once. */
             result = result == 0 ? -EIO : xenpv_io_rest(slot, (uint64_t)result);
+        }
+        if (slot->flush_after && !slot->written && result >= 0) {
+            slot->written = 1;
+            if (uring_submit(engine, slot) == 0) {
+                resubmitted = 1;
+                continue;
+            }
+            result = fdatasync(slot->back->config.fd) ? -errno : 0;
         }
         slot->result = result < 0 ? result : 0;
         done[count++] = slot;

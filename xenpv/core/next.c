@@ -30,8 +30,9 @@ static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_
         slot->out = 1;
         back->out++;
         requests[i] = (struct xenpv_request){
-            .sector = slot->sector, .bytes = slot->bytes, .data = slot->iovs ? slot->iov[0].iov_base : NULL,
-            .token = slot->index, .op = slot->op, .flags = slot->flush_first,
+            .sector = slot->sector, .bytes = slot->bytes, .data = slot->iovs ? slot->room.iov[0].iov_base : NULL,
+            .token = slot->index, .op = slot->op,
+            .flags = (uint8_t)((slot->flush_first ? XENPV_FLUSH_FIRST : 0) | (slot->flush_after ? XENPV_FLUSH_AFTER : 0)),
         };
     }
     xenpv_back_publish(back); /* what take itself refused */
@@ -87,6 +88,8 @@ int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uin
                 return 0;
             continue;
         }
+        if (back->stalled && back->out)
+            return 0;
         if (xenpv_spin_on(&back->spin)) {
             xenpv_relax();
             continue;

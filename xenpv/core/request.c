@@ -11,24 +11,44 @@ static int range_is_bad(const struct xenpv_back *back, uint64_t sector, uint64_t
         || sector % unit || sectors % unit;
 }
 
-static int check_segments(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
+int xenpv_request_segments(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
 {
-    const uint8_t *at = raw + XENPV_AT_SEGMENTS(back->config.abi);
+    struct xenpv_segment *segment = slot->room.segment;
+    const uint8_t *at = raw;
 
+    slot->bytes = 0;
     for (unsigned i = 0; i < slot->segments; i++, at += XENPV_SEGMENT_BYTES) {
         uint8_t first = at[XENPV_AT_SEG_FIRST], last = at[XENPV_AT_SEG_LAST];
         if (first > last || last >= XENPV_PAGE_SIZE / XENPV_SECTOR)
             return XENPV_RSP_ERROR;
-        slot->segment[i] = (struct xenpv_segment){
+        segment[i] = (struct xenpv_segment){
             .ref = xenpv_get_u32(at + XENPV_AT_SEG_REF),
             .offset = (uint16_t)(first * XENPV_SECTOR),
             .length = (uint16_t)((last - first + 1u) * XENPV_SECTOR),
         };
-        if (slot->segment[i].length % back->config.sector_size || slot->segment[i].offset % back->config.sector_size)
+        if (segment[i].length % back->config.sector_size || segment[i].offset % back->config.sector_size)
             return XENPV_RSP_ERROR;
-        slot->bytes += slot->segment[i].length;
+        slot->bytes += segment[i].length;
     }
     return range_is_bad(back, slot->sector, slot->bytes / XENPV_SECTOR) ? XENPV_RSP_ERROR : 0;
+}
+
+/* All that the slot of the ring says; the segments are elsewhere. */
+static int check_indirect(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
+{
+    const uint8_t *refs = raw + XENPV_AT_INDIRECT_REFS(back->config.abi);
+    uint32_t segments = xenpv_get_u16(raw + XENPV_AT_INDIRECT_NR_SEGMENTS);
+
+    slot->wire_op = slot->op = raw[XENPV_AT_INDIRECT_OP]; /* Linux answers with the operation inside, and demands it */
+    if (slot->op != XENPV_OP_READ && slot->op != XENPV_OP_WRITE)
+        return XENPV_RSP_EOPNOTSUPP;
+    if (segments == 0 || segments > back->config.max_segments || (slot->op == XENPV_OP_WRITE && back->config.readonly))
+        return XENPV_RSP_ERROR;
+    slot->segments = (uint16_t)segments;
+    slot->indirect = 1;
+    for (uint32_t page = 0; page * XENPV_SEGMENTS_PER_PAGE < segments; page++)
+        slot->indirect_ref[page] = xenpv_get_u32(refs + 4 * page);
+    return 0;
 }
 
 int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struct xenpv_slot *slot)
@@ -40,8 +60,11 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
     slot->sector = xenpv_get_u64(raw + XENPV_AT_SECTOR(config->abi));
     slot->segments = 0;
     slot->bytes = 0;
-    slot->flush_first = 0;
+    slot->flush_first = slot->flush_after = slot->written = 0;
+    slot->indirect = 0;
 
+    if (xenpv_is_indirect(back, raw))
+        return check_indirect(back, raw, slot);
     switch (slot->op) {
     case XENPV_OP_FLUSH:
         if (!config->flush)
@@ -51,6 +74,15 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
         /* Linux may send data with a flush: what completed before is made durable, then this is written. */
         slot->op = XENPV_OP_WRITE;
         slot->flush_first = 1;
+        break;
+    case XENPV_OP_BARRIER:
+        if (!config->barrier)
+            return XENPV_RSP_EOPNOTSUPP;
+        /* It is alone in flight: what came before it is answered, what comes after it waits. */
+        slot->op = raw[XENPV_AT_NR_SEGMENTS] ? XENPV_OP_WRITE : XENPV_OP_FLUSH;
+        if (slot->op == XENPV_OP_FLUSH)
+            return 0;
+        slot->flush_first = slot->flush_after = 1;
         break;
     case XENPV_OP_READ:
     case XENPV_OP_WRITE:
@@ -72,5 +104,5 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
     slot->segments = raw[XENPV_AT_NR_SEGMENTS];
     if (slot->segments == 0 || slot->segments > XENPV_MAX_SEGMENTS)
         return XENPV_RSP_ERROR;
-    return check_segments(back, raw, slot);
+    return xenpv_request_segments(back, raw + XENPV_AT_SEGMENTS(config->abi), slot);
 }

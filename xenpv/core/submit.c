@@ -5,7 +5,6 @@
 #include <time.h>
 
 #define PUBLISH_EVERY 8u /* requests shown at once: few enough that the backend works while we fill slots */
-#define REQUEST_BYTES (XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE)
 #define RESCUE_NS 1000000000u
 
 static uint64_t now_ns(void)
@@ -21,9 +20,15 @@ static int has_data(uint8_t op)
     return op == XENPV_OP_READ || op == XENPV_OP_WRITE;
 }
 
+/* Makes what came before it durable. A barrier without data does too, where the backend knows nothing newer. */
+static int is_empty(uint8_t op)
+{
+    return op == XENPV_OP_FLUSH || op == XENPV_OP_BARRIER;
+}
+
 static int io_is_bad(const struct xenpv_front *front, const struct xenpv_io *io)
 {
-    if (io->op == XENPV_OP_FLUSH)
+    if (is_empty(io->op))
         return io->bytes != 0;
     if (!io->bytes || io->bytes % XENPV_SECTOR)
         return 1;
@@ -33,38 +38,69 @@ static int io_is_bad(const struct xenpv_front *front, const struct xenpv_io *io)
     return !has_data(io->op) || pages > front->config.pool_pages || io->page > front->config.pool_pages - pages;
 }
 
+/* The pages for the segments of an indirect request, if one is to be made for `bytes` of data and there are any free. */
+static uint32_t take_group(struct xenpv_front *front, uint64_t bytes)
+{
+    if (bytes <= XENPV_MAX_SEGMENTS * XENPV_PAGE_SIZE || !front->config.max_segments || !front->free_group_count)
+        return XENPV_NO_GROUP;
+    return front->free_groups[--front->free_group_count];
+}
+
+/* The data of a request: its segments, in `raw` or in the pages of `group`. Returns how many bytes. */
+static uint64_t put_segments(struct xenpv_front *front, const struct xenpv_io_state *io, uint32_t group, uint8_t *raw)
+{
+    uint32_t abi = front->config.abi, page = io->io.page + (uint32_t)(io->issued / XENPV_PAGE_SIZE), segments = 0;
+    uint32_t most = group == XENPV_NO_GROUP ? XENPV_MAX_SEGMENTS : front->config.max_segments;
+    uint64_t bytes = io->io.bytes - io->issued, left;
+    uint8_t *at = raw + XENPV_AT_SEGMENTS(abi);
+
+    if (group != XENPV_NO_GROUP)
+        at = front->config.indirect + (size_t)group * front->group_pages * XENPV_PAGE_SIZE;
+    if (bytes > (uint64_t)most * XENPV_PAGE_SIZE)
+        bytes = (uint64_t)most * XENPV_PAGE_SIZE;
+    for (left = bytes; left; segments++, at += XENPV_SEGMENT_BYTES) {
+        uint32_t length = left < XENPV_PAGE_SIZE ? (uint32_t)left : XENPV_PAGE_SIZE;
+        uint8_t segment[XENPV_SEGMENT_BYTES] = { 0 };
+        xenpv_put_u32(segment + XENPV_AT_SEG_REF, front->refs[page++]);
+        segment[XENPV_AT_SEG_LAST] = (uint8_t)(length / XENPV_SECTOR - 1);
+        memcpy(at, segment, sizeof segment);
+        left -= length;
+    }
+    if (group == XENPV_NO_GROUP) {
+        raw[XENPV_AT_NR_SEGMENTS] = (uint8_t)segments;
+        return bytes;
+    }
+    raw[XENPV_AT_OP] = XENPV_OP_INDIRECT;
+    raw[XENPV_AT_INDIRECT_OP] = io->io.op;
+    xenpv_put_u16(raw + XENPV_AT_INDIRECT_NR_SEGMENTS, (uint16_t)segments);
+    xenpv_put_u16(raw + XENPV_AT_INDIRECT_HANDLE(abi), (uint16_t)front->config.handle);
+    for (uint32_t i = 0; i * XENPV_SEGMENTS_PER_PAGE < segments; i++)
+        xenpv_put_u32(raw + XENPV_AT_INDIRECT_REFS(abi) + 4 * i, front->indirect_refs[group * front->group_pages + i]);
+    return bytes;
+}
+
 /* One request for the I/O's next bytes, in private memory first, then copied to its slot in one go. */
 static void issue_one(struct xenpv_front *front, uint32_t number)
 {
     struct xenpv_io_state *io = &front->ios[number];
     uint32_t slot = front->free_slots[--front->free_count], abi = front->config.abi;
+    uint32_t group = XENPV_NO_GROUP;
     uint8_t raw[XENPV_MAX_REQUEST] = { 0 };
-    uint64_t left = io->io.bytes - io->issued;
 
     raw[XENPV_AT_OP] = io->io.op;
     xenpv_put_u16(raw + XENPV_AT_HANDLE, (uint16_t)front->config.handle);
     uint64_t id = (uint64_t)front->serial++ << 32 | slot;
     xenpv_put_u64(raw + XENPV_AT_ID(abi), id);
-    xenpv_put_u64(raw + XENPV_AT_SECTOR(abi), io->io.op == XENPV_OP_FLUSH ? 0 : io->io.sector + io->issued / XENPV_SECTOR);
+    xenpv_put_u64(raw + XENPV_AT_SECTOR(abi), is_empty(io->io.op) ? 0 : io->io.sector + io->issued / XENPV_SECTOR);
     if (has_data(io->io.op)) {
-        uint8_t *at = raw + XENPV_AT_SEGMENTS(abi);
-        uint32_t page = io->io.page + (uint32_t)(io->issued / XENPV_PAGE_SIZE), segments = 0;
-        if (left > REQUEST_BYTES)
-            left = REQUEST_BYTES;
-        io->issued += left;
-        for (; left; segments++, at += XENPV_SEGMENT_BYTES) {
-            uint32_t length = left < XENPV_PAGE_SIZE ? (uint32_t)left : XENPV_PAGE_SIZE;
-            xenpv_put_u32(at + XENPV_AT_SEG_REF, front->refs[page++]);
-            at[XENPV_AT_SEG_LAST] = (uint8_t)(length / XENPV_SECTOR - 1);
-            left -= length;
-        }
-        raw[XENPV_AT_NR_SEGMENTS] = (uint8_t)segments;
+        group = take_group(front, io->io.bytes - io->issued);
+        io->issued += put_segments(front, io, group, raw);
     } else {
         if (io->io.op == XENPV_OP_DISCARD)
             xenpv_put_u64(raw + XENPV_AT_NR_SECTORS(abi), io->io.bytes / XENPV_SECTOR);
         io->issued = io->io.bytes;
     }
-    front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1, front->now };
+    front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1, group, front->now };
     if (front->config.stamp)
         xenpv_put_u32(raw + XENPV_AT_SUBMIT, front->now.value);
     io->requests++;
@@ -129,6 +165,10 @@ static int answer_one(struct xenpv_front *front)
     struct xenpv_io_state *io = &front->ios[number];
     if (front->stamper.unit)
         xenpv_front_stages(front, &front->shadow[slot], raw, status);
+    if (front->shadow[slot].group != XENPV_NO_GROUP) {
+        front->free_groups[front->free_group_count++] = front->shadow[slot].group;
+        front->stats.indirect++;
+    }
     front->shadow[slot].in_flight = 0;
     front->free_slots[front->free_count++] = slot;
     front->stats.requests[io->io.op & 7]++;

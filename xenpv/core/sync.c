@@ -7,10 +7,10 @@
 
 int xenpv_io_rest(const struct xenpv_slot *slot, uint64_t done)
 {
-    struct iovec iov[XENPV_MAX_SEGMENTS], *at = iov;
+    struct iovec iov[XENPV_INDIRECT_SEGMENTS], *at = iov;
     int fd = slot->back->config.fd, left = slot->iovs;
 
-    memcpy(iov, slot->iov, sizeof(struct iovec) * (size_t)left);
+    memcpy(iov, slot->room.iov, sizeof(struct iovec) * (size_t)left);
     for (uint64_t skip = done; done < slot->bytes;) {
         while (left && skip >= at->iov_len) {
             skip -= at->iov_len;
@@ -31,11 +31,28 @@ int xenpv_io_rest(const struct xenpv_slot *slot, uint64_t done)
     return 0;
 }
 
+static int data_now(const struct xenpv_slot *slot)
+{
+    const struct iovec *iov = slot->room.iov;
+    int fd = slot->back->config.fd;
+    off_t offset = (off_t)(slot->sector * XENPV_SECTOR);
+    ssize_t n;
+
+    if (slot->iovs != 1)
+        return xenpv_io_rest(slot, 0);
+    /* One piece is the common case, and the plain call is the faster one. */
+    n = slot->op == XENPV_OP_READ ? pread(fd, iov->iov_base, iov->iov_len, offset)
+                                  : pwrite(fd, iov->iov_base, iov->iov_len, offset);
+    if (n == (ssize_t)iov->iov_len)
+        return 0;
+    return n < 0 && errno != EINTR ? -errno : xenpv_io_rest(slot, n > 0 ? (uint64_t)n : 0);
+}
+
 int xenpv_io_now(const struct xenpv_slot *slot)
 {
     int fd = slot->back->config.fd;
     off_t offset = (off_t)(slot->sector * XENPV_SECTOR);
-    ssize_t n;
+    int error;
 
     if (slot->op == XENPV_OP_DISCARD)
         /* Block devices take this too, as a discard that reads back as zero. */
@@ -44,12 +61,6 @@ int xenpv_io_now(const struct xenpv_slot *slot)
         return -errno;
     if (slot->op == XENPV_OP_FLUSH)
         return 0;
-    if (slot->iovs != 1)
-        return xenpv_io_rest(slot, 0);
-    /* One piece is the common case, and the plain call is the faster one. */
-    n = slot->op == XENPV_OP_READ ? pread(fd, slot->iov[0].iov_base, slot->iov[0].iov_len, offset)
-                                  : pwrite(fd, slot->iov[0].iov_base, slot->iov[0].iov_len, offset);
-    if (n == (ssize_t)slot->iov[0].iov_len)
-        return 0;
-    return n < 0 && errno != EINTR ? -errno : xenpv_io_rest(slot, n > 0 ? (uint64_t)n : 0);
+    error = data_now(slot);
+    return error || !slot->flush_after ? error : fdatasync(fd) ? -errno : 0;
 }

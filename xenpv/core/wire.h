@@ -14,6 +14,8 @@ enum { XENPV_RSP_OKAY = 0, XENPV_RSP_ERROR = -1, XENPV_RSP_EOPNOTSUPP = -2 };
 #define XENPV_MAX_REQUEST 112u /* bytes of the larger ABI's entry */
 #define XENPV_MAX_RESPONSE 16u
 #define XENPV_SEGMENT_BYTES 8u
+#define XENPV_SEGMENTS_PER_PAGE 512u /* of an indirect request */
+#define XENPV_MAX_INDIRECT_PAGES 8u
 
 /* The same in both ABIs. */
 enum { XENPV_AT_OP = 0, XENPV_AT_NR_SEGMENTS = 1, XENPV_AT_HANDLE = 2,

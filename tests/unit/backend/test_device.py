@@ -76,6 +76,7 @@ class Bench:
         self.store = FakeStore()
         self.connector = FakeConnector()
         self.now = 100.0
+        self.options = BackendOptions()
         made = vbd_nodes(PLACE, params=str(image), **{"writable": True, **nodes})
         for node in (made.frontend, made.backend):
             self.store.write_all({f"{node.path}/{key}": value for key, value in node.keys.items()})
@@ -83,7 +84,7 @@ class Bench:
 
     def new_device(self) -> Device:
         """A Device as a backend that starts makes it."""
-        return Device(PLACE, self.store, self.connector, BackendOptions, clock=lambda: self.now)
+        return Device(PLACE, self.store, self.connector, lambda: self.options, clock=lambda: self.now)
 
     def back(self, name: str) -> bytes | None:
         return self.store.nodes.get(f"{PLACE.backend}/{name}")
@@ -139,8 +140,8 @@ def test_adverts_stand_before_init_wait(bench: Bench) -> None:
         "max-ring-page-order", "multi-queue-max-queues", "feature-persistent", "feature-flush-cache",
         "feature-barrier", "feature-xenpv-notify-flag", "feature-max-indirect-segments")}
     assert offered == {"max-ring-page-order": b"4", "multi-queue-max-queues": b"4", "feature-persistent": b"1",
-                       "feature-flush-cache": b"1", "feature-barrier": b"0", "feature-xenpv-notify-flag": b"1",
-                       "feature-max-indirect-segments": None}
+                       "feature-flush-cache": b"1", "feature-barrier": b"1", "feature-xenpv-notify-flag": b"1",
+                       "feature-max-indirect-segments": b"256"}
 
 
 def test_connects(bench: Bench) -> None:
@@ -429,6 +430,7 @@ def test_adverts_of_a_predecessor_are_kept(bench: Bench) -> None:
 
 
 def test_what_the_kernels_backend_left_goes(bench: Bench) -> None:
+    bench.options = BackendOptions(max_indirect_segments=0)
     bench.store.write_all({f"{PLACE.backend}/feature-max-indirect-segments": "256", f"{PLACE.backend}/state": "2"})
     bench.device.turn()
     assert bench.back("feature-max-indirect-segments") is None
