@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from xenpv import stats
 from xenpv.domain import Domain
 from xenpv.latency import BACKEND_SUFFIX
-from xenpv.wire.blkif import MAX_SEGMENTS, Protocol as Abi
+from xenpv.wire.blkif import Protocol as Abi
 from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace, agreed_stamp
 
 from .log import LOGGER
@@ -55,7 +55,7 @@ class Agreement:
         """Entries of each ring."""
         return RING_PAGE_ENTRIES << self.rings.order
 
-    def config(self, ring: RingKeys, spin_us: int, time_page: int = 0, clock: str | None = None) -> QueueConfig:
+    def config(self, ring: RingKeys, options: BackendOptions, time_page: int = 0, clock: str | None = None) -> QueueConfig:
         """The settings of the queue on `ring`. `time_page`: the address of dom0's time page here, or 0. `clock`: what
         requests without stamps are measured by.
         """
@@ -63,11 +63,12 @@ class Agreement:
         return QueueConfig(
             domid=self.place.frontend_domid, ring_refs=ring.refs, sectors=self.disk.sectors,
             sector_size=self.disk.sector_size, abi=32 if self.rings.protocol is Abi.X86_32 else 64,
-            flag=self.notify_flag, persistent=self.entries * MAX_SEGMENTS if self.persistent else 0,
+            flag=self.notify_flag, data=options.data,
+            persistent=options.max_persistent_grants if self.persistent else 0,
             readonly=facts.readonly, flush=self.adverts.flush_cache,
             barrier=self.adverts.barrier, discard=self.adverts.discard and not facts.readonly,
             max_segments=min(self.adverts.max_indirect_segments, MAX_INDIRECT), fd=self.storage.fileno(),
-            inline=self.storage.inline, spin_ns=spin_us * 1000, adopt=self.adopt,
+            inline=self.storage.inline, spin_ns=options.spin_us * 1000, adopt=self.adopt,
             stamp=self.stamp, time_page=time_page, clock=clock)
 
 
@@ -109,12 +110,12 @@ class Connection:
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as made:
             for number, ring in enumerate(agreement.rings.queues):
-                self._attach(made, number, ring, domain, directory, options.spin_us)
+                self._attach(made, number, ring, domain, directory, options)
             self._engine = pool.engine_of(self._queues[0])
             self._stack = made.pop_all()
 
     def _attach(self, made: contextlib.ExitStack, number: int, ring: RingKeys, domain: Domain,
-                directory: BackendDirectory, spin_us: int) -> None:
+                directory: BackendDirectory, options: BackendOptions) -> None:
         agreement = self._agreement
         place, fresh = agreement.place, not agreement.adopt
         counters = directory.open_stats(place, number, fresh=fresh)
@@ -126,7 +127,7 @@ class Connection:
                            "answered twice, or not at all", place.frontend_domid, place.devid, number)
         channel = domain.events.bind_interdomain(place.frontend_domid, ring.port)
         made.callback(channel.close)
-        queue = Queue(domain.open_core(), channel, agreement.config(ring, spin_us, self._time_page, self._clock),
+        queue = Queue(domain.open_core(), channel, agreement.config(ring, options, self._time_page, self._clock),
                       stats=counters.memory, journal=journal.memory, latency=self._latency(made, number, directory))
         made.callback(queue.close)
         self._pool.add(queue, agreement.storage)

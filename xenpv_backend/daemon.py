@@ -95,7 +95,7 @@ class Backend(Closing):
             self._directory = made.enter_context(BackendDirectory(rundir))
             made.callback(self._clean)
             self._clock = made.enter_context(Clock(domain))
-            self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.engine))
+            self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.storage_engine))
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock.page)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(

@@ -13,7 +13,7 @@ from xenpv.errors import UsageError
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.timepage import own_clock_is_cheap
 
-from .queue import ENGINES, MAX_INDIRECT
+from .queue import DATA, ENGINES, MAX_INDIRECT
 from .storage import CACHES
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -45,6 +45,10 @@ class BackendOptions:
     """Indirect requests of up to so many segments are offered, Linux's own number; 0: none are."""
     persistent: bool = True
     """Persistent grants are offered."""
+    max_persistent_grants: int = 1056
+    """Pages of a ring that stay mapped at the most, Linux's own number; beyond it the least recently used one goes."""
+    data: str = "auto"
+    """How data moves, one of queue.DATA. With map, and engine = "auto", the engine is threads (see service.c)."""
     flush: bool = True
     """Flushes are offered."""
     barrier: bool = True
@@ -58,14 +62,19 @@ class BackendOptions:
     (this kernel's), or auto, which is us where that clock is cheap."""
     log_level: str = "info"
 
+    @property
+    def storage_engine(self) -> str:
+        """The engine for storage that waits: `engine`, where `data` leaves a choice."""
+        return "threads" if self.engine == "auto" and self.data == "map" else self.engine
+
     def __post_init__(self) -> None:
-        for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("log_level", LEVELS),
+        for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("data", tuple(DATA)), ("log_level", LEVELS),
                             ("stamp", STAMPS), ("profile", PROFILES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")
         for name, low, high in (("spin_us", 0, 1000), ("max_queues", 1, 16), ("max_ring_page_order", 0, 4),
-                                ("max_indirect_segments", 0, MAX_INDIRECT)):
+                                ("max_indirect_segments", 0, MAX_INDIRECT), ("max_persistent_grants", 1, 65536)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")

@@ -25,6 +25,10 @@ from xenpv.ring import DEFAULT_SPIN_NS
 ENGINES = {"auto": 0, "io_uring": 1, "threads": 2}
 """How storage that waits for a device is read and written."""
 
+DATA = {"auto": lib.XENPV_DATA_AUTO, "copy": lib.XENPV_DATA_COPY, "map": lib.XENPV_DATA_MAP}
+"""How data moves between the guest's pages and the storage: by a grant copy through private pages, or straight to mapped ones.
+auto: mapped where that is cheaper, on the emulated Xen."""
+
 STAMPS = {None: 0, "tick": 1, "us": 2}
 """XENPV_STAMP_*."""
 
@@ -55,8 +59,8 @@ class QueueConfig:
     """The notify-suppression flag, instead of event indices."""
     persistent: int = 0
     """Standing mappings at the most; 0 without feature-persistent."""
-    copy: bool = False
-    """Move data through private pages even where mapping is cheaper."""
+    data: str = "auto"
+    """How data moves, one of DATA."""
     readonly: bool = False
     flush: bool = True
     barrier: bool = False
@@ -129,7 +133,7 @@ class Queue(Closing):
         settings = ffi.new("struct xenpv_back_config *", {
             "domid": config.domid, "ring_refs": refs, "ring_pages": len(config.ring_refs), "port": channel.port,
             "wait_fd": channel.wait_fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
-            "flag": config.flag, "persistent": config.persistent, "copy": config.copy, "readonly": config.readonly,
+            "flag": config.flag, "persistent": config.persistent, "data": DATA[config.data], "readonly": config.readonly,
             "flush": config.flush, "barrier": config.barrier, "discard": config.discard,
             "max_segments": config.max_segments, "sector_size": config.sector_size,
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
@@ -261,6 +265,8 @@ class Service(Closing):
 
     def _add(self, queue: Queue) -> None:
         error = lib.xenpv_service_add(self._service, queue._open())
+        if error == -errno.EOPNOTSUPP:
+            raise StorageError("data = \"map\" and io_uring do not go together on Xen: set engine = \"threads\" and restart")
         if error:
             _raise(-error, "queue")
         self._queues.append(queue)

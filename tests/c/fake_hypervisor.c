@@ -71,7 +71,10 @@ static int fake_map(struct xenpv_hypervisor *hv, uint32_t domid, const uint32_t 
     out->memory = view(fake->domain, refs, count, writable);
     for (uint32_t i = 0; i < count; i++)
         fake->domain->grant[refs[i] - FAKE_FIRST_REF].mapped++;
-    out->handle = refs[0]; /* the ring's pages are neighbours, and all else is one page */
+    uint32_t *kept = calloc(count, sizeof *kept);
+    CHECK(kept != NULL);
+    memcpy(kept, refs, count * sizeof *kept);
+    out->handle = (uintptr_t)kept;
     fake->live += count;
     fake->domain->live += count;
     return 0;
@@ -84,8 +87,10 @@ static int fake_unmap(struct xenpv_hypervisor *hv, struct xenpv_map *map)
     CHECK(map->memory != NULL); /* an unmap of what is not mapped */
     if (OWN_VIEW)
         CHECK_EQ(munmap(map->memory, (size_t)map->count * XENPV_PAGE_SIZE), 0);
+    uint32_t *refs = (uint32_t *)(uintptr_t)map->handle;
     for (uint32_t i = 0; i < map->count; i++)
-        CHECK(fake->domain->grant[map->handle + i - FAKE_FIRST_REF].mapped-- > 0);
+        CHECK(fake->domain->grant[refs[i] - FAKE_FIRST_REF].mapped-- > 0);
+    free(refs);
     fake->live -= map->count;
     fake->domain->live -= map->count;
     *map = (struct xenpv_map){ 0 };

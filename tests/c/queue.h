@@ -18,7 +18,7 @@
 
 struct queue_options {
     uint32_t abi;         /* 0: 64 */
-    uint32_t flag, order, persistent, copy, readonly, spin_ns;
+    uint32_t flag, order, persistent, data, readonly, spin_ns;
     uint32_t sector_size; /* 0: 512 */
     uint32_t start;       /* the ring's first index */
     uint32_t inline_io;

@@ -137,7 +137,7 @@ static void each_piece_fails(uint8_t op, int16_t status)
 {
     static struct queue queue;
 
-    queue_open(&queue, &(struct queue_options){ .copy = 1 });
+    queue_open(&queue, &(struct queue_options){ .data = XENPV_DATA_COPY });
     queue_raw(&queue);
     queue_back(&queue, -1, SECTORS, 0);
     queue.domain.fail_status = status;
@@ -202,7 +202,7 @@ TEST(grants_that_do_not_allow_it)
     for (uint32_t persistent = 0; persistent <= 8; persistent += 8)
         for (uint32_t copy = 0; copy < 2; copy++) {
             static struct queue queue;
-            queue_open(&queue, &(struct queue_options){ .persistent = persistent, .copy = copy });
+            queue_open(&queue, &(struct queue_options){ .persistent = persistent, .data = copy });
             queue_raw(&queue);
             queue_back(&queue, -1, SECTORS, 0);
             fake_grant(&queue.domain, POOL_FIRST + 5, 1, 0);

@@ -40,7 +40,7 @@ static void in_every_mode(int engine)
 
     for (options.flag = 0; options.flag < 2; options.flag++)
         for (options.abi = 32; options.abi <= 64; options.abi += 32)
-            for (options.copy = 0; options.copy < 2; options.copy++)
+            for (options.data = 0; options.data <= XENPV_DATA_MAP; options.data++)
                 for (options.persistent = 0; options.persistent <= 40; options.persistent += 40)
                     served(engine, options, 60, 8, 64);
 }
@@ -60,6 +60,16 @@ TEST(every_number_of_segments_is_agreed_by_the_smaller_side)
                40, 4, 64);
 }
 
+TEST(maps_of_many_pages_serve_indirect)
+{
+    struct queue_options options = { .not_direct = 1, .data = XENPV_DATA_MAP, .max_segments = 256, .front_segments = 256 };
+
+    served(INLINE, options, 60, 8, 64);
+    served(XENPV_ENGINE_THREADS, options, 60, 8, 64);
+    options.persistent = 100;
+    served(XENPV_ENGINE_THREADS, options, 60, 8, 64);
+}
+
 TEST(sectors_of_4096_bytes_indirect)
 {
     served(INLINE, (struct queue_options){ .sector_size = 4096, .max_segments = 64, .front_segments = 64 }, 60, 8, 64);
@@ -74,7 +84,7 @@ TEST(a_megabyte_is_one_request_and_four_are_too)
 
     for (uint32_t copy = 0; copy < 2; copy++) {
         int fd = disk_open(SECTORS, 0, &model);
-        queue_open(&queue, &(struct queue_options){ .flag = 1, .copy = copy, .max_segments = 1024, .front_segments = 1024 });
+        queue_open(&queue, &(struct queue_options){ .flag = 1, .data = copy, .max_segments = 1024, .front_segments = 1024 });
         queue_front(&queue);
         queue_back(&queue, fd, SECTORS, 0);
         server_start(&server, XENPV_ENGINE_URING, queues, 1);
@@ -118,7 +128,7 @@ static void begin(const struct queue_options *options)
 {
     queue_open(&queue, options);
     queue_raw(&queue);
-    queue_back(&queue, options->copy ? -1 : 0, SECTORS, 0);
+    queue_back(&queue, options->data == XENPV_DATA_COPY ? -1 : 0, SECTORS, 0);
 }
 
 static struct raw_indirect good(uint64_t id, uint16_t count)
@@ -178,7 +188,7 @@ TEST(a_successor_does_indirect_requests_again)
         struct xenpv_slot *slots[8];
         struct raw_response response;
         uint32_t count;
-        begin(&(struct queue_options){ .max_segments = 40, .copy = copy });
+        begin(&(struct queue_options){ .max_segments = 40, .data = copy });
         for (uint32_t i = 0; i < 5; i++) {
             struct raw_indirect request = good(i, 12 + i);
             request.ref[0] = SEGMENTS_REF(i);

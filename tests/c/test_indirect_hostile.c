@@ -13,7 +13,7 @@ static void begin(const struct queue_options *options)
 {
     queue_open(&queue, options);
     queue_raw(&queue);
-    queue_back(&queue, options->copy ? -1 : 0, SECTORS, 0);
+    queue_back(&queue, options->data == XENPV_DATA_COPY ? -1 : 0, SECTORS, 0);
 }
 
 static struct raw_indirect good(uint64_t id, uint16_t count)
@@ -90,7 +90,7 @@ TEST(indirect_writes_respect_a_read_only_disk)
 
 TEST(every_first_and_last_sector_of_an_indirect_segment)
 {
-    begin(&(struct queue_options){ .max_segments = 40, .copy = 1 });
+    begin(&(struct queue_options){ .max_segments = 40, .data = XENPV_DATA_COPY });
     for (unsigned pair = 0; pair < 65536; pair += pair % 256 > 16 ? 15 : 1) {
         uint8_t first = (uint8_t)(pair >> 8), last = (uint8_t)pair;
         struct raw_indirect request = good(pair, 13);
@@ -121,14 +121,14 @@ TEST(indirect_pages_that_are_not_granted)
     static const uint32_t refs[] = { 0, PAGE_REF(0) - 1, UINT32_MAX };
 
     for (uint32_t mode = 0; mode < 4; mode++) {
-        begin(&(struct queue_options){ .max_segments = 1024, .persistent = mode & 1 ? 30 : 0, .copy = mode >> 1 });
+        begin(&(struct queue_options){ .max_segments = 1024, .persistent = mode & 1 ? 30 : 0, .data = mode >> 1 });
         for (unsigned i = 0; i < 3; i++) {
             struct raw_indirect request = good(1, 12);
             request.ref[0] = refs[i];
             CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
             request = good(2, 12);
             raw_segment(&queue, 0, i * 5, refs[i], 0, 7);
-            if (!queue.options.copy) /* a read that is copied finds it out at its end, and the test answers it before */
+            if (!queue.options.data) /* a read that is copied finds it out at its end, and the test answers it before */
                 CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
             request.op = XENPV_OP_WRITE;
             CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
@@ -185,7 +185,7 @@ TEST(random_segments_never_leave_the_disk_nor_the_page)
     struct test_random r = { 11 };
     uint32_t accepted = 0;
 
-    begin(&(struct queue_options){ .max_segments = 600, .copy = 1 });
+    begin(&(struct queue_options){ .max_segments = 600, .data = XENPV_DATA_COPY });
     for (unsigned n = 0; n < 3000; n++) {
         uint16_t number = (uint16_t)test_random(&r, test_random(&r, 2) ? 20 : 700);
         struct raw_indirect request = good(n, number);

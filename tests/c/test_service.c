@@ -1,5 +1,6 @@
 /* A frontend in this thread, the service in another, a disk between them: every byte is right, nothing stays mapped, and no
  * wake-up is lost (zero rescues), in every engine, mode and ABI. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,15 +68,69 @@ TEST(persistent_grants_serve_and_stay_few)
         struct queue_options options = { .persistent = caps[i], .flag = 1 };
         served(INLINE, &options, 300, 8, 4);
         served(XENPV_ENGINE_URING, &options, 300, 8, 4);
-        options.copy = 1;
+        options.data = XENPV_DATA_COPY;
         served(XENPV_ENGINE_THREADS, &options, 300, 8, 4);
     }
 }
 
 TEST(copy_mode_serves)
 {
-    in_both_modes(XENPV_ENGINE_URING, (struct queue_options){ .copy = 1 });
+    in_both_modes(XENPV_ENGINE_URING, (struct queue_options){ .data = XENPV_DATA_COPY });
     in_both_modes(INLINE, (struct queue_options){ .not_direct = 1 });
+}
+
+/* Where a map costs a system call, a request's pages are mapped by one; and no engine may do asynchronous I/O to them. */
+TEST(map_mode_serves_where_copies_are_cheaper)
+{
+    struct queue_options options = { .not_direct = 1, .data = XENPV_DATA_MAP };
+
+    in_both_modes(INLINE, options);
+    in_both_modes(XENPV_ENGINE_THREADS, options);
+    options.persistent = 7;
+    in_both_modes(XENPV_ENGINE_THREADS, options);
+}
+
+TEST(io_uring_is_refused_where_it_must_not_touch_granted_pages)
+{
+    static struct queue queue;
+    int error = 0;
+
+    for (uint32_t data = 0; data <= XENPV_DATA_MAP; data++) {
+        queue_open(&queue, &(struct queue_options){ .not_direct = 1, .data = data });
+        struct xenpv_service *service = xenpv_service_new(XENPV_ENGINE_URING, &error);
+        CHECK_EQ(error, 0);
+        queue_back(&queue, 0, SECTORS, 0);
+        int result = xenpv_service_add(service, queue.back);
+        CHECK_EQ(result, data == XENPV_DATA_MAP ? -EOPNOTSUPP : 0);
+        if (!result)
+            CHECK_EQ(xenpv_service_remove(service, queue.back), 0);
+        xenpv_service_free(service);
+        queue_close(&queue);
+    }
+}
+
+TEST(a_request_is_one_map_where_maps_are_dear)
+{
+    static struct queue queue;
+    struct xenpv_slot *slots[4];
+    uint32_t count;
+
+    for (uint32_t bad = 0; bad < 2; bad++) {
+        queue_open(&queue, &(struct queue_options){ .not_direct = 1, .data = XENPV_DATA_MAP });
+        queue_raw(&queue);
+        queue_back(&queue, 0, SECTORS, 0);
+        struct raw_request request = raw_page(XENPV_OP_WRITE, 1, 0, 5);
+        request.count = 3;
+        request.segment[1] = (__typeof__(request.segment[0])){ bad ? 0 : FAKE_FIRST_REF + POOL_FIRST + 6, 1, 7 };
+        request.segment[2] = request.segment[0];
+        raw_put(&queue, &request);
+        int64_t maps = queue.domain.maps;
+        CHECK_EQ(xenpv_back_take(queue.back, slots, 4, &count), 1);
+        CHECK_EQ(queue.domain.maps - maps, 1);
+        CHECK_EQ(count, !bad);
+        CHECK_EQ(queue.domain.live, bad ? 1 : 4);
+        queue_close(&queue);
+    }
 }
 
 TEST(one_at_a_time_sleeps_and_wakes)

@@ -45,6 +45,8 @@ BACKEND: dict[str, dict[str, Any]] = {
     "more indirect": {"max_indirect_segments": 1024}, "no persistent": {"persistent": False},
     "no flush": {"flush": False}, "no barrier": {"barrier": False}, "no discard": {"discard": False},
     "one page": {"max_ring_page_order": 0}, "one queue": {"max_queues": 1}, "no flag": {"notify_flag": False},
+    "few persistent": {"max_persistent_grants": 5}, "copy": {"data": "copy"}, "map": {"data": "map"},
+    "map, io_uring": {"data": "map", "engine": "io_uring"},
     "threads": {"engine": "threads"}, "buffered": {"cache": "buffered"},
     "old": {"max_indirect_segments": 0, "persistent": False, "flush": False, "discard": False,
             "max_ring_page_order": 0, "max_queues": 1, "notify_flag": False},

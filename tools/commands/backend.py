@@ -33,6 +33,8 @@ def command() -> None:
 @click.option("--persistent/--no-persistent", default=None, help="Offer persistent grants.")
 @click.option("--max-indirect-segments", type=int, metavar="N",
               help="Indirect requests of up to N segments are offered; 0: none.")
+@click.option("--max-persistent-grants", type=int, metavar="N", help="Pages of a ring that stay mapped at the most.")
+@click.option("--data", metavar="HOW", help="auto, copy or map: how data moves between a guest's pages and the storage.")
 @click.option("--flush/--no-flush", default=None, help="Offer flushes.")
 @click.option("--barrier/--no-barrier", default=None, help="Offer write barriers.")
 @click.option("--discard/--no-discard", default=None, help="Offer discards, where the storage can do them.")

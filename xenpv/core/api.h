@@ -183,6 +183,10 @@ struct xenpv_back_stats {       /* in the statistics page, written by one thread
 #define XENPV_STATS_MAGIC 0x7374617476706e78
 #define XENPV_STATS_VERSION 3
 
+/* How data moves: AUTO is MAP where the hypervisor says that mapping is cheaper than copying, and that asynchronous direct I/O
+ * may target a mapped page; else COPY, a grant copy to and from private pages. Storage in Python is always COPY. */
+enum { XENPV_DATA_AUTO = 0, XENPV_DATA_COPY = 1, XENPV_DATA_MAP = 2 };
+
 struct xenpv_back_config {
     uint32_t domid;             /* the frontend */
     const uint32_t *ring_refs;
@@ -192,7 +196,7 @@ struct xenpv_back_config {
     uint32_t abi;               /* 64: x86_64 and arm, 32: x86_32 */
     uint32_t flag;              /* the notify-suppression flag was negotiated */
     uint32_t persistent;        /* standing mappings kept at the most; 0: feature-persistent was not negotiated */
-    uint32_t copy;              /* grant copy through private buffers instead of mapping */
+    uint32_t data;              /* XENPV_DATA_* */
     uint32_t readonly;
     uint32_t flush, barrier, discard; /* what was advertised */
     uint32_t max_segments;      /* of an indirect request, at most XENPV_INDIRECT_SEGMENTS; 0: it was not advertised */
@@ -250,6 +254,7 @@ enum { XENPV_ENGINE_AUTO = 0, XENPV_ENGINE_URING = 1, XENPV_ENGINE_THREADS = 2 }
 struct xenpv_service *xenpv_service_new(int engine, int *error);
 /* The engine chosen: "io_uring" or "threads". What is inline is done by preadv whatever this says. */
 const char *xenpv_service_engine(const struct xenpv_service *service);
+/* -EOPNOTSUPP: the queue maps data pages that io_uring must not touch (hypervisor.h, `direct`), and the engine is that. */
 int xenpv_service_add(struct xenpv_service *service, struct xenpv_back *back);
 /* Waits for the queue's requests in flight and answers them, then lets go of it. */
 int xenpv_service_remove(struct xenpv_service *service, struct xenpv_back *back);

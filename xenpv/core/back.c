@@ -96,7 +96,8 @@ static int set_up(struct xenpv_back *back)
     back->replay = calloc(entries, sizeof *back->replay);
     if (!back->slots || !back->free || !back->answered || !back->replay)
         return -ENOMEM;
-    error = xenpv_blocks_open(back, config->copy || config->fd < 0 || !back->hv->direct);
+    error = xenpv_blocks_open(back, config->fd < 0 || config->data == XENPV_DATA_COPY
+                                    || (config->data == XENPV_DATA_AUTO && !back->hv->direct));
     if (error)
         return error;
     error = xenpv_persistent_open(&back->persistent, config->persistent);

@@ -10,34 +10,53 @@ void xenpv_data_release(struct xenpv_back *back, struct xenpv_slot *slot)
         back->hv->unmap(back->hv, &slot->room.map[--slot->mapped]);
 }
 
-/* The granted page of segment `i`, by its standing mapping or one for this request. NULL: the grant does not allow it. */
-static uint8_t *page_of(struct xenpv_back *back, struct xenpv_slot *slot, unsigned i)
+/* Maps `count` pages of a request: one by one where that is cheap, else all in one call. 0, or the grants do not allow it. */
+static int map_some(struct xenpv_back *back, struct xenpv_slot *slot, const uint32_t *refs, uint32_t count)
 {
-    uint32_t ref = slot->room.segment[i].ref;
-    uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, ref);
+    uint32_t step = back->hv->direct ? 1 : count;
 
-    if (pin != XENPV_NO_PIN) {
-        slot->room.pin[slot->pinned++] = pin;
-        return back->persistent.entry[pin].map.memory;
+    for (uint32_t i = 0; i < count; i += step) {
+        struct xenpv_map *map = &slot->room.map[slot->mapped];
+        if (back->hv->map(back->hv, back->config.domid, refs + i, step, slot->op == XENPV_OP_READ, map) != 0)
+            return -1;
+        slot->mapped++;
     }
-    struct xenpv_map *map = &slot->room.map[slot->mapped];
-    if (back->hv->map(back->hv, back->config.domid, &ref, 1, slot->op == XENPV_OP_READ, map) != 0)
-        return NULL;
-    slot->mapped++;
-    return map->memory;
+    return 0;
 }
 
+/* The granted pages of a request, by their standing mappings or by some for it alone. */
 static int map_pages(struct xenpv_back *back, struct xenpv_slot *slot)
 {
+    uint32_t refs[XENPV_INDIRECT_SEGMENTS], missing = 0, at = 0, page = 0;
+    uint8_t *standing[XENPV_INDIRECT_SEGMENTS];
+
     slot->iovs = 0;
     for (unsigned i = 0; i < slot->segments; i++) {
-        uint8_t *page = page_of(back, slot, i);
-        if (!page) {
-            xenpv_data_release(back, slot);
-            return XENPV_RSP_ERROR;
+        uint32_t ref = slot->room.segment[i].ref;
+        uint32_t pin = xenpv_persistent_pin(&back->persistent, back->hv, back->config.domid, ref);
+        standing[i] = NULL;
+        if (pin == XENPV_NO_PIN) {
+            refs[missing++] = ref;
+            continue;
         }
+        slot->room.pin[slot->pinned++] = pin;
+        standing[i] = back->persistent.entry[pin].map.memory;
+    }
+    if (map_some(back, slot, refs, missing) != 0) {
+        xenpv_data_release(back, slot);
+        return XENPV_RSP_ERROR;
+    }
+    for (unsigned i = 0; i < slot->segments; i++) {
         const struct xenpv_segment *segment = &slot->room.segment[i];
-        uint8_t *start = page + segment->offset;
+        uint8_t *start = standing[i];
+        if (!start) {
+            start = slot->room.map[at].memory + (size_t)page * XENPV_PAGE_SIZE;
+            if (++page == slot->room.map[at].count) {
+                at++;
+                page = 0;
+            }
+        }
+        start += segment->offset;
         struct iovec *last = slot->iovs ? &slot->room.iov[slot->iovs - 1] : NULL;
         /* Merged only where they touch in our own address space: two pages of the guest say nothing about ours. */
         if (last && (uint8_t *)last->iov_base + last->iov_len == start)

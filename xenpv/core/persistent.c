@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define NONE UINT32_MAX
+
 int xenpv_persistent_open(struct xenpv_persistent *table, uint32_t max)
 {
     uint32_t buckets = 16;
@@ -17,6 +19,7 @@ int xenpv_persistent_open(struct xenpv_persistent *table, uint32_t max)
     if (!table->entry || !table->bucket)
         return -ENOMEM; /* the caller closes */
     table->max = max;
+    table->newest = table->oldest = NONE;
     table->mask = buckets - 1;
     return 0;
 }
@@ -24,8 +27,7 @@ int xenpv_persistent_open(struct xenpv_persistent *table, uint32_t max)
 void xenpv_persistent_close(struct xenpv_persistent *table, struct xenpv_hypervisor *hv)
 {
     for (uint32_t i = 0; i < table->count; i++)
-        if (table->entry[i].valid)
-            hv->unmap(hv, &table->entry[i].map);
+        hv->unmap(hv, &table->entry[i].map);
     free(table->entry);
     free(table->bucket);
     *table = (struct xenpv_persistent){ 0 };
@@ -61,55 +63,65 @@ static void unlink_bucket(struct xenpv_persistent *table, uint32_t at)
     table->bucket[gap] = 0;
 }
 
-/* A free entry: a new one, or the least recently used that nobody uses now. NULL when all are in use. */
-static struct xenpv_standing *make_room(struct xenpv_persistent *table, struct xenpv_hypervisor *hv)
+static void take_out(struct xenpv_persistent *table, uint32_t i)
 {
-    struct xenpv_standing *oldest = NULL;
+    struct xenpv_standing *entry = &table->entry[i];
+
+    *(entry->newer == NONE ? &table->newest : &table->entry[entry->newer].older) = entry->older;
+    *(entry->older == NONE ? &table->oldest : &table->entry[entry->older].newer) = entry->newer;
+}
+
+static void put_newest(struct xenpv_persistent *table, uint32_t i)
+{
+    table->entry[i].newer = NONE;
+    table->entry[i].older = table->newest;
+    *(table->newest == NONE ? &table->oldest : &table->entry[table->newest].newer) = i;
+    table->newest = i;
+}
+
+/* A free entry: a new one, or the least recently used that nobody uses now. NONE when all are in use. */
+static uint32_t make_room(struct xenpv_persistent *table, struct xenpv_hypervisor *hv)
+{
+    uint32_t i = table->oldest;
 
     if (table->count < table->max)
-        return &table->entry[table->count++];
-    for (uint32_t i = 0; i < table->count; i++) {
-        struct xenpv_standing *entry = &table->entry[i];
-        if (!entry->valid)
-            return entry;
-        /* Signed difference of a counter that wraps. */
-        if (!entry->pins && (!oldest || (int32_t)(entry->used - oldest->used) < 0))
-            oldest = entry;
+        return table->count++;
+    while (i != NONE && table->entry[i].pins) /* no more steps than there are pages in flight */
+        i = table->entry[i].newer;
+    if (i != NONE) {
+        unlink_bucket(table, find(table, table->entry[i].ref));
+        hv->unmap(hv, &table->entry[i].map);
+        take_out(table, i);
     }
-    if (oldest) {
-        unlink_bucket(table, find(table, oldest->ref));
-        hv->unmap(hv, &oldest->map);
-        oldest->valid = 0;
-    }
-    return oldest;
+    return i;
 }
 
 uint32_t xenpv_persistent_pin(struct xenpv_persistent *table, struct xenpv_hypervisor *hv, uint32_t domid, uint32_t ref)
 {
-    struct xenpv_standing *entry;
-    uint32_t at;
+    uint32_t at, i;
 
     if (!table->max)
         return XENPV_NO_PIN;
     at = find(table, ref);
-    if (!table->bucket[at]) {
+    if (table->bucket[at]) {
+        i = table->bucket[at] - 1;
+        take_out(table, i);
+    } else {
         struct xenpv_map map;
         /* Frontends that keep grants grant them writable; one that does not is mapped for the request alone. */
         if (hv->map(hv, domid, &ref, 1, 1, &map) != 0)
             return XENPV_NO_PIN;
-        entry = make_room(table, hv);
-        if (!entry) {
+        i = make_room(table, hv);
+        if (i == NONE) {
             hv->unmap(hv, &map);
             return XENPV_NO_PIN;
         }
-        *entry = (struct xenpv_standing){ .map = map, .ref = ref, .valid = 1 };
-        at = find(table, ref); /* make_room may have moved buckets */
-        table->bucket[at] = (uint32_t)(entry - table->entry) + 1;
+        table->entry[i] = (struct xenpv_standing){ .map = map, .ref = ref };
+        table->bucket[find(table, ref)] = i + 1; /* make_room may have moved buckets */
     }
-    entry = &table->entry[table->bucket[at] - 1];
-    entry->used = table->clock++;
-    entry->pins++;
-    return (uint32_t)(entry - table->entry);
+    put_newest(table, i);
+    table->entry[i].pins++;
+    return i;
 }
 
 void xenpv_persistent_unpin(struct xenpv_persistent *table, uint32_t pin)

@@ -11,15 +11,15 @@
 struct xenpv_standing {
     struct xenpv_map map;
     uint32_t ref;
-    uint32_t used;  /* the table's clock at the last use */
-    uint16_t pins;  /* requests that use it now */
-    uint16_t valid;
+    uint32_t newer, older; /* neighbours by last use */
+    uint32_t pins;         /* requests that use it now */
 };
 
 struct xenpv_persistent {
     struct xenpv_standing *entry; /* max of them */
     uint32_t *bucket;             /* open addressing: entry number + 1, 0 empty */
-    uint32_t max, count, mask, clock;
+    uint32_t max, count, mask;
+    uint32_t newest, oldest;
 };
 
 /* 0 or -ENOMEM. max 0: no table. */

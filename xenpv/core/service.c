@@ -228,6 +228,8 @@ int xenpv_service_add(struct xenpv_service *s, struct xenpv_back *back)
 
     if (back->config.fd < 0)
         return -EBADF;
+    if (!back->bounce && !back->hv->direct && !back->config.fd_inline && s->kind == XENPV_ENGINE_URING)
+        return -EOPNOTSUPP;
     if (s->queues == s->room) {
         uint32_t room = s->room ? 2 * s->room : 8;
         struct xenpv_back **active = realloc(s->active, room * sizeof *active);
