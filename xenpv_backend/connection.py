@@ -67,6 +67,7 @@ class Agreement:
             persistent=options.max_persistent_grants if self.persistent else 0,
             readonly=facts.readonly, flush=self.adverts.flush_cache,
             barrier=self.adverts.barrier, discard=self.adverts.discard and not facts.readonly,
+            discard_secure=bool(self.adverts.discard_secure) and not facts.readonly,
             max_segments=min(self.adverts.max_indirect_segments, MAX_INDIRECT), fd=self.storage.fileno(),
             inline=self.storage.inline, spin_ns=options.spin_us * 1000, adopt=self.adopt,
             stamp=self.stamp, time_page=time_page, clock=clock)

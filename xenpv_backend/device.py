@@ -90,6 +90,7 @@ class Device:
         self._error_said = False
         self._fault: XenpvError | None = None
         self._state = XenbusState.UNKNOWN
+        self._sector_size = 512
         self._watch = store.watch(f"{place.frontend}/state", limit=EVENTS_PENDING)
 
     # What the main loop needs.
@@ -333,8 +334,9 @@ class Device:
             max_indirect_segments=options.max_indirect_segments, persistent=options.persistent,
             flush_cache=facts.flush and options.flush, barrier=facts.flush and options.barrier, discard=discard,
             discard_granularity=(facts.discard_granularity or None) if discard else None,
-            discard_alignment=facts.discard_alignment if discard else None, notify_flag=options.notify_flag,
-            stamp=_stamp(options.stamp))
+            discard_alignment=facts.discard_alignment if discard else None,
+            discard_secure=facts.discard_secure and options.discard_secure if discard else None,
+            notify_flag=options.notify_flag, stamp=_stamp(options.stamp))
 
     def _standing_adverts(self) -> BackendAdverts | None:
         """What a predecessor of ours has offered, None when nobody of ours was here."""
@@ -348,7 +350,14 @@ class Device:
                            (DiskInfo.REMOVABLE, node.removable)):
             if holds:
                 info |= bit
-        return DiskFacts(facts.sectors, int(info), facts.sector_size, facts.physical_sector_size)
+        self._sector_size = max(facts.sector_size, self._options().sector_size)
+        self._check_whole(facts.size)
+        return DiskFacts(facts.sectors, int(info), self._sector_size, max(facts.physical_sector_size, self._sector_size))
+
+    def _check_whole(self, size: int) -> None:
+        if size % self._sector_size:
+            raise StorageError(f"{size} bytes are no whole sectors of {self._sector_size} bytes: `truncate -s "
+                               f"%{self._sector_size}` rounds an image up")
 
     def _advertise(self, now: Situation) -> Mapping[str, str]:
         storage = self._open_storage()
@@ -383,6 +392,7 @@ class Device:
         if facts.sector_size < storage.facts.sector_size or facts.size % facts.sector_size:
             raise StorageError(f"{storage.name} has sectors of {storage.facts.sector_size} bytes now, the disk "
                                f"{facts.sector_size}: put the image back where it was")
+        self._sector_size = facts.sector_size
         facts = DiskFacts(storage.facts.sectors, facts.info, facts.sector_size, facts.physical_sector_size)
         self._connection = self._connector.connect(
             Agreement(self.place, self._rings(adverts), adverts, facts, storage, adopt=True))
@@ -428,7 +438,10 @@ class Device:
         if self._connection is None or self._storage is None or self._draining_since is not None:
             raise DeviceError(f"domid {self.place.frontend_domid} devid {self.place.devid} is not connected: its size "
                               "is read when it is")
+        if size is not None:
+            self._check_whole(size)
         facts = self._storage.refresh() if size is None else self._storage.grow(size)
+        self._check_whole(facts.size)
         self._connection.resize(facts.sectors)
         self._say_size()
         return facts.size

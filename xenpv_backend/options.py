@@ -21,6 +21,8 @@ LEVELS = ("debug", "info", "warning", "error")
 STAMPS = ("off", "tick", "us")
 PROFILES = ("off", "auto", "tick", "us")
 
+SECTOR_SIZES = (512, 1024, 2048, 4096)
+
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
@@ -55,6 +57,10 @@ class BackendOptions:
     """Write barriers are offered, as old frontends want them."""
     discard: bool = True
     """Discards are offered, where the storage can do them."""
+    discard_secure: bool = True
+    """And secure ones, which leave no copy of the data."""
+    sector_size: int = 512
+    """Bytes of a disk's logical sectors, 512, 1024, 2048 or 4096; those of its storage if they are larger."""
     stamp: str = "off"
     """Requests stamped with dom0's time are offered: off, tick (needs `xenpv time publish`), or us and tick."""
     profile: str = "off"
@@ -78,7 +84,9 @@ class BackendOptions:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")
-        for name in ("notify_flag", "persistent", "flush", "barrier", "discard"):
+        if self.sector_size not in SECTOR_SIZES or type(self.sector_size) is not int:
+            raise UsageError(f"sector_size = {self.sector_size!r}: want one of {', '.join(map(str, SECTOR_SIZES))}")
+        for name in ("notify_flag", "persistent", "flush", "barrier", "discard", "discard_secure"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} = {getattr(self, name)!r}: want true or false")
 

@@ -65,6 +65,7 @@ class QueueConfig:
     flush: bool = True
     barrier: bool = False
     discard: bool = False
+    discard_secure: bool = False
     max_segments: int = 0
     """Of an indirect request, at most MAX_INDIRECT; 0: none are offered."""
     fd: int = -1
@@ -100,6 +101,8 @@ class Request:
     """Set it before complete(): BLKIF_RSP_* (0, -1, -2)."""
     flush_after: bool = False
     """A barrier: also make it durable itself before it is answered. It is the only request out."""
+    secure: bool = False
+    """A discard that leaves no copy of the data."""
 
 
 def _raise(error: int, what: str) -> None:
@@ -135,6 +138,7 @@ class Queue(Closing):
             "wait_fd": channel.wait_fileno(), "notify_fd": channel.notify_fileno(), "abi": config.abi,
             "flag": config.flag, "persistent": config.persistent, "data": DATA[config.data], "readonly": config.readonly,
             "flush": config.flush, "barrier": config.barrier, "discard": config.discard,
+            "discard_secure": config.discard_secure,
             "max_segments": config.max_segments, "sector_size": config.sector_size,
             "sectors": config.sectors, "fd": config.fd, "fd_inline": config.inline, "spin_ns": config.spin_ns,
             "adopt": config.adopt, "stats": ffi.cast("struct xenpv_back_stats *", self._memory[0]),
@@ -193,7 +197,7 @@ class Queue(Closing):
         if raw.data != ffi.NULL:
             data = memoryview(ffi.buffer(raw.data, raw.bytes)).cast("B")
         return Request(raw.op, raw.sector, raw.bytes, data, bool(raw.flags & lib.XENPV_FLUSH_FIRST), raw.token,
-                       flush_after=bool(raw.flags & lib.XENPV_FLUSH_AFTER))
+                       flush_after=bool(raw.flags & lib.XENPV_FLUSH_AFTER), secure=bool(raw.flags & lib.XENPV_SECURE))
 
     def complete(self, requests: Sequence[Request]) -> None:
         """Answer them, each with its `status`. Raises LocalProtocolError for a request that is not out."""

@@ -59,6 +59,8 @@ class Batch(Closing):
                              f"with pool_bytes={2 * depth * pages_of(block) * 4096} or so")
         for run in self._runs:
             run.view = run.view[:block]
+        # A backend that is not trusted may write to a page at any time: the caller's are others.
+        self._own = [] if disk.trusted else [memoryview(bytearray(block)) for _ in self._runs]
         self._submit = IoArray(depth)
         for index in range(depth):
             self._submit.bytes[index] = block
@@ -125,7 +127,7 @@ class Batch(Closing):
         """The slot's `block` bytes. Touch them only while the slot is yours. Raises ClosedError."""
         if self._closed:
             raise ClosedError("the batch is closed")
-        return self._runs[slot].view
+        return self._own[slot] if self._own else self._runs[slot].view
 
     def next_slots(self, count: int) -> list[int]:
         """The slots that the next `count` sectors will go to, in order: whose buffers to fill before a write."""
@@ -156,6 +158,9 @@ class Batch(Closing):
             except (TypeError, ValueError):
                 raise UsageError("sectors are 64-bit unsigned numbers: want array('Q') or a view of one") from None
             self._fill_free(count)
+            if self._own and op == Op.WRITE:
+                for slot in submit.cookie_low[:count]:
+                    self._runs[slot].view[:] = self._own[slot]
             records = bytes(submit.raw[:count * IO_BYTES])
             if len(self._journal) > 4 * self.depth:
                 self._shorten()
@@ -277,6 +282,11 @@ class Batch(Closing):
 
     def _checked(self, count: int) -> int:
         self.count = count
+        if self._own:
+            for index in range(count):
+                if self.done.op[index] == Op.READ:
+                    slot = self.done.cookie_low[index]
+                    self._own[slot][:] = self._runs[slot].view
         if self.done.status[:count].tobytes() != self._fine[:2 * count]:
             self._raise_first(count)
         return count

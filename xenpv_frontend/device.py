@@ -58,6 +58,8 @@ class Settings:
     ignore: frozenset[str] = frozenset()
     """Keys of the backend that count as not there: how this end is an older or lesser one."""
     spin_ns: int = DEFAULT_SPIN_NS
+    trusted: bool | None = None
+    """Whether the backend is; None: as the toolstack says (`trusted` in our directory)."""
     stamp: str | None = None
     """Stamp requests with dom0's time, in ``tick`` or ``us``; None: not."""
     profile: bool = False
@@ -141,6 +143,7 @@ class Device:
         self.facts = DiskFacts(0)
         self.adverts = BackendAdverts()
         self.flag = False
+        self.trusted = settings.trusted is not False
         self.stamp = settings.stamp
         self.time: Reader | None = None
         """dom0's time, for stamps."""
@@ -165,6 +168,9 @@ class Device:
 
     def open(self, timeout: float) -> None:
         """Come up: until the backend has connected. Raises DeviceError, or what made it impossible."""
+        if self.settings.trusted is None:
+            front = self.place.frontend
+            self.trusted = FrontendNode.parse(Directory(self._store, front), front).trusted
         self._thread.start()
         settled = False
         try:

@@ -23,13 +23,13 @@ from xenpv.domain import PAGE_SIZE, Domain
 from xenpv.errors import ClosedError, DiskError, TimePageError, UsageError
 from xenpv.latency import DiskLatency
 from xenpv.ring import DEFAULT_SPIN_NS
-from xenpv.wire.blkif import SECTOR_SIZE, Op, Status
+from xenpv.wire.blkif import SECTOR_SIZE, DiskInfo, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
 
 from .buffers import pages_of
 from .device import Device, Settings, check_settings, find_vbd
 from .kernel import Taken, take_from_kernel
-from .queue import Sample
+from .queue import SECURE, Sample
 from .reaper import Piece, Reaper
 from .stats import Counters
 
@@ -61,6 +61,7 @@ class Features:
     discard: bool
     discard_granularity: int | None
     discard_alignment: int | None
+    discard_secure: bool
 
 
 def failed(op: int, sector: int, length: int, status: int, name: str) -> DiskError:
@@ -90,7 +91,8 @@ class Disk(Closing):
              flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
              closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None,
-             indirect: int | None = None, ignore: Collection[str] = (), profile: bool = False) -> Self:
+             indirect: int | None = None, ignore: Collection[str] = (), trusted: bool | None = None,
+             profile: bool = False) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
@@ -99,6 +101,8 @@ class Disk(Closing):
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
         `indirect`: segments (pages) of one request at the most where the backend offers indirect requests: None is 256, and
         with 11 or fewer there are none. `ignore`: keys of the backend that count as not there (``feature-flush-cache``).
+        `trusted`: None is what the toolstack says; False: the backend is not, so no memory that it can write is lent to the
+        caller, chunks and batches included, at the cost of a copy.
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
         has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
         with dom0's time, in ``tick`` or ``us``, for samples(), stats() and latency(); the backend must offer it, and `xenpv
@@ -109,6 +113,7 @@ class Disk(Closing):
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
                             ring_order=ring_order, spin_ns=spin_ns, stamp=stamp, profile=profile, indirect=indirect,
+                            trusted=trusted,
                             ignore=frozenset(ignore),
                             closing_patience=closing_patience)
         check_settings(settings)
@@ -153,12 +158,25 @@ class Disk(Closing):
         return self._device.facts.read_only
 
     @property
+    def cdrom(self) -> bool:
+        return bool(self._device.facts.info & DiskInfo.CDROM)
+
+    @property
+    def removable(self) -> bool:
+        return bool(self._device.facts.info & DiskInfo.REMOVABLE)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the backend is; see open()."""
+        return self._device.trusted
+
+    @property
     def features(self) -> Features:
         device, adverts = self._device, self._device.adverts
         return Features(device.settings.abi, device.ring_order, device.flag,
                         device.settings.persistent and adverts.persistent, device.max_segments, adverts.flush_cache,
                         adverts.barrier, adverts.discard,
-                        adverts.discard_granularity, adverts.discard_alignment)
+                        adverts.discard_granularity, adverts.discard_alignment, bool(adverts.discard_secure))
 
     def stats(self) -> Counters:
         """Counters since open()."""
@@ -229,14 +247,19 @@ class Disk(Closing):
         else:
             self._reaper.check()
 
-    def discard(self, offset: int, length: int) -> None:
-        """Give the range up: what is read there afterwards is not defined. Raises DiskError (-2) where unsupported."""
+    def discard(self, offset: int, length: int, *, secure: bool = False) -> None:
+        """Give the range up: what is read there afterwards is not defined. `secure`: and no copy of it is left.
+
+        Raises DiskError (-2) where unsupported.
+        """
         self.check_range(offset, length)
         self.check_writable()
         if not self._device.adverts.discard:
             raise DiskError(f"{self.name}: the backend does not offer discard", Status.EOPNOTSUPP)
+        if secure and not self._device.adverts.discard_secure:
+            raise DiskError(f"{self.name}: the backend does not offer secure discard", Status.EOPNOTSUPP)
         if length:
-            self._control(Op.DISCARD, offset, length)
+            self._control(Op.DISCARD, offset, length, SECURE if secure else 0)
 
     def open_raw(self) -> io.RawIOBase:
         """The disk as a file to read from, at any offset and length. Closing it leaves the disk open."""
@@ -339,9 +362,9 @@ class Disk(Closing):
             return None
         return Piece(op, offset // SECTOR_SIZE, min(length, run.pages * PAGE_SIZE), run)
 
-    def _control(self, op: Op, offset: int, length: int) -> None:
+    def _control(self, op: Op, offset: int, length: int, flags: int = 0) -> None:
         with self._reaper.controls:
-            piece = Piece(op, offset // SECTOR_SIZE, length)
+            piece = Piece(op, offset // SECTOR_SIZE, length, flags=flags)
             try:
                 self._reaper.perform(piece)
                 self._check(piece)

@@ -24,6 +24,8 @@ from xenpv.stats import decode_front
 T = TypeVar("T")
 
 IO_BYTES = 32
+SECURE = int(lib.XENPV_SECURE)
+"""Flag of a discard that leaves no copy of the data."""
 NOTHING = memoryview(bytearray())
 STAMPS = {None: 0, "tick": 1, "us": 2}
 """XENPV_STAMP_*."""
@@ -50,8 +52,9 @@ class IoArray:
     """`length` I/O records, as columns that may be read and written in strides; `raw` is all of them as bytes.
 
     Columns: `cookie` (the caller's; `cookie_low` and `cookie_high` are its halves), `sector` (of 512 bytes), `bytes` (a
-    multiple of 512), `page` (where in the pool the data begins), `op` (BLKIF_OP_*), `status` (BLKIF_RSP_*, of what is
-    done). With `length` 0 an exchange submits nothing, or leaves what is done for the next one.
+    multiple of 512), `page` (where in the pool the data begins), `op` (BLKIF_OP_*), `flags` (SECURE),
+    `status` (BLKIF_RSP_*, of what is done). With `length` 0 an exchange submits nothing, or leaves what is done for the
+    next one.
     """
 
     def __init__(self, length: int) -> None:
@@ -64,6 +67,7 @@ class IoArray:
         self.bytes = raw.cast("Q")[2::4]
         self.page = raw.cast("I")[6::8]
         self.op = raw[28::32]
+        self.flags = raw[29::32]
         self.status = raw.cast("h")[15::16]
         self._length = length
 

@@ -41,6 +41,8 @@ class Piece:
     sector: int
     length: int
     run: Run | None = None
+    flags: int = 0
+    """XENPV_SECURE, of a discard."""
     status: int | None = None
     """BLKIF_RSP_*, once it is done."""
     cookie: int = 0
@@ -53,6 +55,7 @@ class Piece:
         array.bytes[index] = self.length
         array.page[index] = 0 if self.run is None else self.run.first
         array.op[index] = self.op
+        array.flags[index] = self.flags
 
 
 class Owner(Protocol):

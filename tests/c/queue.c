@@ -61,7 +61,7 @@ struct xenpv_back *queue_back(struct queue *queue, int fd, uint64_t sectors, int
         .domid = 1, .ring_refs = refs, .ring_pages = 1u << options->order, .port = FAKE_BACK,
         .wait_fd = queue->channel.back_wait, .notify_fd = queue->channel.front_wait,
         .abi = options->abi, .flag = options->flag, .persistent = options->persistent, .data = options->data,
-        .readonly = options->readonly, .flush = 1, .barrier = options->barrier, .discard = 1,
+        .readonly = options->readonly, .flush = 1, .barrier = options->barrier, .discard = 1, .discard_secure = options->secure,
         .max_segments = options->max_segments, .sector_size = options->sector_size,
         .sectors = sectors, .fd = fd, .fd_inline = options->inline_io, .spin_ns = options->spin_ns,
         .stamp = options->stamp, .time_page = options->time_page, .adopt = (uint32_t)adopt, .stats = &queue->stats,

@@ -24,7 +24,7 @@ struct queue_options {
     uint32_t inline_io;
     uint32_t not_direct;  /* the hypervisor says that copies are cheaper than maps */
     uint32_t max_segments, front_segments; /* of an indirect request, as the backend offers and the frontend uses */
-    uint32_t barrier;
+    uint32_t barrier, secure;
     uint32_t max_ios;     /* 0: 64 */
     uint32_t stamp, front_stamp; /* the backend's unit, the frontend's */
     const void *time_page;

@@ -57,6 +57,20 @@ TEST(next_gives_what_was_asked_and_complete_answers_it)
     queue_close(&queue);
 }
 
+TEST(a_secure_discard_says_so)
+{
+    struct xenpv_request requests[8];
+
+    for (uint8_t flag = 0; flag < 2; flag++) {
+        struct raw_request request = { .op = XENPV_OP_DISCARD, .count = flag, .nr_sectors = 8 };
+        begin(&(struct queue_options){ .secure = 1 });
+        raw_put(&queue, &request);
+        CHECK_EQ(xenpv_back_next(queue.back, requests, 8, -1, -1), 1);
+        CHECK_EQ(requests[0].flags, flag ? XENPV_SECURE : 0);
+        queue_close(&queue);
+    }
+}
+
 TEST(a_read_that_failed_gives_no_data)
 {
     struct xenpv_request requests[8];

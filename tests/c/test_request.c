@@ -145,6 +145,20 @@ TEST(discard_of_every_kind)
     }
 }
 
+TEST(secure_discard_as_advertised)
+{
+    struct raw_request request = { .op = XENPV_OP_DISCARD, .nr_sectors = 8 };
+
+    back.config.discard_secure = 1;
+    for (unsigned flag = 0; flag < 256; flag++) {
+        request.count = (uint8_t)flag;
+        CHECK_EQ(check(&request), flag <= 1 ? 0 : NOT_SUPPORTED);
+        CHECK_EQ(slot.secure, flag == 1);
+    }
+    back.config.discard = 0;
+    CHECK_EQ(check(&request), NOT_SUPPORTED);
+}
+
 TEST(discard_and_flush_only_as_advertised)
 {
     struct raw_request discard = { .op = XENPV_OP_DISCARD, .nr_sectors = 8 }, flush = { .op = XENPV_OP_FLUSH };

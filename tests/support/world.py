@@ -27,9 +27,10 @@ class World:
     guest: Domain
     image: Path
 
-    def attach(self, params: str | Path | None = None, *, writable: bool = True, devid: int = DEVID) -> VbdPlace:
-        """Give the guest a disk: the image, unless `params` says what else."""
-        return attach(self.dom0.store, self.guest.domid, str(params or self.image), writable=writable, devid=devid)
+    def attach(self, params: str | Path | None = None, *, writable: bool = True, devid: int = DEVID,
+               **nodes: Any) -> VbdPlace:
+        """Give the guest a disk: the image, unless `params` says what else. `nodes` is for vbd_nodes."""
+        return attach(self.dom0.store, self.guest.domid, str(params or self.image), writable=writable, devid=devid, **nodes)
 
 
 @contextmanager

@@ -38,6 +38,8 @@ def command() -> None:
 @click.option("--flush/--no-flush", default=None, help="Offer flushes.")
 @click.option("--barrier/--no-barrier", default=None, help="Offer write barriers.")
 @click.option("--discard/--no-discard", default=None, help="Offer discards, where the storage can do them.")
+@click.option("--discard-secure/--no-discard-secure", default=None, help="And secure ones.")
+@click.option("--sector-size", type=int, metavar="BYTES", help="Logical sectors of a disk have at least so many bytes.")
 @click.option("--stamp", metavar="UNIT", help="Offer requests stamped with dom0's time: off, tick or us.")
 @click.option("--profile", metavar="CLOCK",
               help="Count how long requests take, for `xenpv latency`: off, auto, us or tick. Stamped ones are always.")

@@ -198,7 +198,7 @@ struct xenpv_back_config {
     uint32_t persistent;        /* standing mappings kept at the most; 0: feature-persistent was not negotiated */
     uint32_t data;              /* XENPV_DATA_* */
     uint32_t readonly;
-    uint32_t flush, barrier, discard; /* what was advertised */
+    uint32_t flush, barrier, discard, discard_secure; /* what was advertised */
     uint32_t max_segments;      /* of an indirect request, at most XENPV_INDIRECT_SEGMENTS; 0: it was not advertised */
     uint32_t sector_size;       /* logical, bytes */
     uint64_t sectors;           /* of 512 bytes */
@@ -234,11 +234,11 @@ struct xenpv_request {
     uint8_t *data;              /* private: a write's data, room for a read's */
     uint32_t token;             /* for complete */
     uint8_t op;                 /* BLKIF_OP_READ, _WRITE, _FLUSH_DISKCACHE, _DISCARD */
-    uint8_t flags;              /* XENPV_FLUSH_* */
+    uint8_t flags;              /* XENPV_FLUSH_*, XENPV_SECURE */
     int16_t status;             /* for complete: BLKIF_RSP_* */
 };
 /* Of a write: make durable what was answered before it begins; make it durable itself before it is answered. */
-enum { XENPV_FLUSH_FIRST = 1, XENPV_FLUSH_AFTER = 2 };
+enum { XENPV_FLUSH_FIRST = 1, XENPV_FLUSH_AFTER = 2, XENPV_SECURE = 4 /* of a discard: no copy is left */ };
 /* Up to `max` requests; waits up to timeout_ns (negative: for ever) for the first. 0: time or `wake_fd`, or more comes
  * only when what is out was completed; or -errno. */
 int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd);
@@ -323,7 +323,7 @@ struct xenpv_io {
     uint64_t bytes;             /* a multiple of 512 */
     uint32_t page;              /* where in the pool its data begins: pages [page, page + bytes / 4096) */
     uint8_t op;                 /* BLKIF_OP_* */
-    uint8_t flags;
+    uint8_t flags;              /* XENPV_SECURE */
     int16_t status;             /* out: BLKIF_RSP_* of the first request that failed, else 0 */
 };
 

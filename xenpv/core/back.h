@@ -56,6 +56,7 @@ struct xenpv_slot {
     uint8_t flush_first; /* make durable what was answered, then write */
     uint8_t flush_after; /* and then this */
     uint8_t written;     /* the engine's: of flush_after, the write is done */
+    uint8_t secure;      /* a discard that leaves no copy */
     uint8_t indirect;    /* its segments stand in pages of their own */
     int32_t result;      /* of the engine: 0 or a negative errno */
     int32_t status;      /* BLKIF_RSP_* */

@@ -32,7 +32,8 @@ static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_
         requests[i] = (struct xenpv_request){
             .sector = slot->sector, .bytes = slot->bytes, .data = slot->iovs ? slot->room.iov[0].iov_base : NULL,
             .token = slot->index, .op = slot->op,
-            .flags = (uint8_t)((slot->flush_first ? XENPV_FLUSH_FIRST : 0) | (slot->flush_after ? XENPV_FLUSH_AFTER : 0)),
+            .flags = (uint8_t)((slot->flush_first ? XENPV_FLUSH_FIRST : 0) | (slot->flush_after ? XENPV_FLUSH_AFTER : 0)
+                               | (slot->secure ? XENPV_SECURE : 0)),
         };
     }
     xenpv_back_publish(back); /* what take itself refused */

@@ -61,7 +61,7 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
     slot->segments = 0;
     slot->bytes = 0;
     slot->flush_first = slot->flush_after = slot->written = 0;
-    slot->indirect = 0;
+    slot->indirect = slot->secure = 0;
 
     if (xenpv_is_indirect(back, raw))
         return check_indirect(back, raw, slot);
@@ -89,7 +89,9 @@ int xenpv_request_check(const struct xenpv_back *back, const uint8_t *raw, struc
         break;
     case XENPV_OP_DISCARD: {
         uint64_t sectors = xenpv_get_u64(raw + XENPV_AT_NR_SECTORS(config->abi));
-        if (!config->discard || raw[XENPV_AT_NR_SEGMENTS] != 0) /* the byte is `flag` here: 1 asks for secure discard */
+        uint8_t flag = raw[XENPV_AT_NR_SEGMENTS]; /* in a discard the byte is that */
+        slot->secure = flag == XENPV_DISCARD_SECURE && config->discard_secure;
+        if (!config->discard || (flag && !slot->secure))
             return XENPV_RSP_EOPNOTSUPP;
         if (config->readonly || sectors == 0 || range_is_bad(back, slot->sector, sectors))
             return XENPV_RSP_ERROR;

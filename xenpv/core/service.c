@@ -106,7 +106,8 @@ static int engine_of(struct xenpv_service *s)
 static void start(struct xenpv_service *s, struct xenpv_back *back, struct xenpv_slot *slot)
 {
     slot->reached = 1;
-    if (back->config.fd_inline || (!s->engine && engine_of(s) != 0)) {
+    /* io_uring has no secure discard: that holds the thread up, and is rare. */
+    if (back->config.fd_inline || (slot->secure && s->kind == XENPV_ENGINE_URING) || (!s->engine && engine_of(s) != 0)) {
         int result = xenpv_io_now(slot); /* also where no engine can be had any more: slower, never wrong */
         slot->ended = xenpv_stamp_now(&back->stamper);
         finish(back, slot, result);

@@ -96,8 +96,10 @@ static void issue_one(struct xenpv_front *front, uint32_t number)
         group = take_group(front, io->io.bytes - io->issued);
         io->issued += put_segments(front, io, group, raw);
     } else {
-        if (io->io.op == XENPV_OP_DISCARD)
+        if (io->io.op == XENPV_OP_DISCARD) {
+            raw[XENPV_AT_NR_SEGMENTS] = io->io.flags & XENPV_SECURE ? XENPV_DISCARD_SECURE : 0;
             xenpv_put_u64(raw + XENPV_AT_NR_SECTORS(abi), io->io.bytes / XENPV_SECTOR);
+        }
         io->issued = io->io.bytes;
     }
     front->shadow[slot] = (struct xenpv_shadow){ id, number, io->io.op, 1, group, front->now };

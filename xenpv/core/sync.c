@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 int xenpv_io_rest(const struct xenpv_slot *slot, uint64_t done)
@@ -54,6 +56,10 @@ int xenpv_io_now(const struct xenpv_slot *slot)
     off_t offset = (off_t)(slot->sector * XENPV_SECTOR);
     int error;
 
+    if (slot->secure) {
+        uint64_t range[2] = { slot->sector * XENPV_SECTOR, slot->bytes };
+        return ioctl(fd, BLKSECDISCARD, range) ? -errno : 0;
+    }
     if (slot->op == XENPV_OP_DISCARD)
         /* Block devices take this too, as a discard that reads back as zero. */
         return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)slot->bytes) ? -errno : 0;

@@ -33,6 +33,8 @@ class StorageFacts:
     """A range can be given back, and reads as zero from then on."""
     discard_granularity: int = 0
     discard_alignment: int = 0
+    discard_secure: bool = False
+    """A discard can leave no copy of the data."""
 
     @property
     def size(self) -> int:

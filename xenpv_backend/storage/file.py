@@ -48,7 +48,9 @@ class FileStorage(Closing):
             granularity, alignment = (0, 0) if readonly else self._discard()
             self._facts = StorageFacts(
                 self._sectors(sector_size), readonly, sector_size, physical or self._file_block(),
-                discard=granularity > 0, discard_granularity=granularity, discard_alignment=alignment)
+                discard=granularity > 0, discard_granularity=granularity, discard_alignment=alignment,
+                discard_secure=(granularity > 0 and self._is_device
+                                and kernel.device_can_discard_securely(self._fd)))
             if not self._facts.sectors:
                 raise StorageError(f"{path} is empty: give it a size, say `truncate -s 1G {path}`")
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -14,6 +15,7 @@ _MEMORY_FILESYSTEMS = {0x01021994, 0x858458F6}
 """TMPFS_MAGIC, RAMFS_MAGIC (linux/magic.h)."""
 
 _BLKROGET, _BLKSSZGET, _BLKPBSZGET = 0x125E, 0x1268, 0x127B
+_BLKSECDISCARD = 0x127D
 _BLKGETSIZE64 = 2 << 30 | 8 << 16 | 0x12 << 8 | 114  # _IOR(0x12, 114, size_t), linux/fs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,6 +51,15 @@ def device_sector_sizes(fd: int) -> tuple[int, int]:
 def device_is_readonly(fd: int) -> bool:
     """Whether the block device refuses writes. Raises OSError."""
     return bool(struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))[0])
+
+
+def device_can_discard_securely(fd: int) -> bool:
+    """Whether the block device has a secure discard. Asked for a range that cannot be, so that nothing is discarded."""
+    try:
+        fcntl.ioctl(fd, _BLKSECDISCARD, struct.pack("QQ", 1, 1))
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return False
 
 
 def device_limit(number: int, name: str) -> int:

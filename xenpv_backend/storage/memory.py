@@ -24,7 +24,7 @@ class MemoryStorage(Closing):
             raise StorageError(f"a disk in memory has 512 to {MAX_BYTES} bytes, in multiples of 512, not {size}")
         self.name = f"memory:{size}"
         self._bytes: bytearray | None = bytearray(size)
-        self._facts = StorageFacts(size // SECTOR, readonly, discard=not readonly,
+        self._facts = StorageFacts(size // SECTOR, readonly, discard=not readonly, discard_secure=not readonly,
                                    discard_granularity=0 if readonly else SECTOR)
 
     @property
