@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +136,36 @@ def test_what_can_be_negotiated(stock: Stock, domain: Domain, order: int, persis
         assert disk.read(0, SIZE) == PATTERN
         assert disk.stats().rescues == 0
     assert sha(kernel_reads(stock)) == sha(PATTERN)
+
+
+@pytest.mark.parametrize("options, segments", [
+    ({}, 256), ({"indirect": 0}, 0), ({"indirect": 40, "persistent": False}, 40),
+    ({"ignore": ["feature-flush-cache", "feature-max-indirect-segments"]}, 0), ({"trusted": False}, 256)])
+def test_each_feature_with_a_stock_backend(stock: Stock, domain: Domain, options: dict[str, Any], segments: int) -> None:
+    if stock.kind == "qdisk":
+        segments = 0  # QEMU knows no indirect requests
+    with open_disk(domain, stock.vdev, take=True, **options) as disk:
+        assert disk.features.max_segments == segments
+        assert sha_of(disk) == sha(PATTERN)
+        disk.write(4096, OTHER)
+        disk.flush()
+        assert disk.read(0, SIZE) == PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):]
+        assert (disk.stats().indirect > 0) is (segments > 0)
+    assert sha(kernel_reads(stock)) == sha(PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):])
+
+
+def test_blkback_s_resize_is_followed(image: Path, until: Until, domain: Domain) -> None:
+    with attached("blkback", image, until, vdev="xvdd") as stock, open_disk(domain, stock.vdev, take=True) as disk:
+        with image.open("r+b") as file:
+            file.truncate(SIZE + 4096)
+        run("losetup", "-c", run("losetup", "-j", str(image)).partition(":")[0])
+
+        def followed() -> bool:
+            disk.read(0, 512)  # blkback looks at its device's size with each request
+            return disk.size == SIZE + 4096
+
+        until(followed, "the new size", 30)
+        assert disk.read(SIZE, 4096) == bytes(4096)
 
 
 def test_the_command(stock: Stock) -> None:
