@@ -1,13 +1,14 @@
-"""The two processes of the system `xenpv`: ``python -m xenpv_tools.bench.child backend|load URI ...``.
+"""The processes of the system `xenpv`: ``python -m xenpv_tools.bench.child backend|load|loads URI ...``.
 
 backend URI RUN SPIN_US|- [FILE]    FILE: options as a JSON object; SIGHUP reads them again
 load URI
+loads URI                           many disks: see loads.py
 
-Both end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
+All end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
 and answers each with one, until the end of its input:
 
     {"vdev", "flag", "spin_us", "stamp"}    open a disk -> {"features"}; all but the first may be null
-    {"vdev", "case", "seconds", "seed"}     run a load  -> {"result"}, a LoadResult
+    {"vdev", "case", "seconds", "seed"}     run a load  -> {"result"}, a LoadResult; `case` has a Case's fields
     {"vdev", "requests"}                    stamped reads, one at a time -> {"totals"}, see totals.py
     {"vdev", "close"}                       close the disk -> {}
 
@@ -22,7 +23,6 @@ import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from xenpv.errors import XenpvError
@@ -31,15 +31,14 @@ from xenpv_backend import daemon
 from xenpv_backend.options import BackendOptions
 from xenpv_frontend.disk import Disk
 
-from .cases import find_case
+from . import loads
+from .cases import Case
 from .load import run_load
 from .totals import check_totals
 
 RING_DEPTH = 64
 """Requests that the ring has room for: 8 reads of 256 KiB are 48 requests."""
 POOL_BYTES = 8 << 20
-_PATIENCE = 2.0
-"""Seconds for a backend to answer at the end: one that has died must not keep us."""
 
 
 def backend(uri: str, rundir: str, spin_us: int | None, file: str | None = None) -> int:
@@ -52,10 +51,6 @@ def backend(uri: str, rundir: str, spin_us: int | None, file: str | None = None)
         return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options(), reload=options)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def _close(disks: dict[str, Disk]) -> None:
     with ExitStack() as stack:
         for disk in disks.values():
@@ -64,7 +59,7 @@ def _close(disks: dict[str, Disk]) -> None:
 
 def load(uri: str) -> int:
     """Open disks and run loads, as asked."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, loads.interrupt)
     with ExitStack() as stack:
         domain = stack.enter_context(open_domain(uri))
         disks: dict[str, Disk] = {}
@@ -78,11 +73,11 @@ def load(uri: str) -> int:
             if "requests" in request:
                 return {"totals": asdict(check_totals(disks[vdev], request["requests"]))}
             if "case" in request:
-                result = run_load(disks[vdev], find_case(request["case"]), request["seconds"], request["seed"])
+                result = run_load(disks[vdev], Case(**request["case"]), request["seconds"], request["seed"])
                 return {"result": asdict(result)}
             spin = {} if request["spin_us"] is None else {"spin_ns": request["spin_us"] * 1000}
             disks[vdev] = Disk.open(domain, vdev, depth=RING_DEPTH, pool_bytes=POOL_BYTES, flag=request["flag"],
-                                    stamp=request["stamp"], closing_patience=_PATIENCE, **spin)
+                                    stamp=request["stamp"], closing_patience=loads.PATIENCE, **spin)
             return {"features": asdict(disks[vdev].features)}
 
         for line in sys.stdin:
@@ -95,11 +90,11 @@ def load(uri: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """One of the two; its exit status."""
+    """One of them; its exit status."""
     try:
         if argv[0] == "backend":
             return backend(argv[1], argv[2], None if argv[3] == "-" else int(argv[3]), *argv[4:])
-        return load(argv[1])
+        return load(argv[1]) if argv[0] == "load" else loads.main(argv[1])
     except KeyboardInterrupt:
         return 0
     except XenpvError as error:

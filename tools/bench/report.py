@@ -90,3 +90,32 @@ def notifications(found: dict[str, Any]) -> str:
         "Notifications (both directions, and each) and both sides' sleeps are per 1,000 requests of the ring.\n"
         "Rescues: the most of any run.\n" + _circumstances(found),
     ])
+
+
+def many(found: dict[str, Any]) -> str:
+    """The answer of many.measure_many."""
+    header = ["case", "vbds", "IOPS", "MB/s", "x one", "slowest", "fastest", "p50 us", "worst p99", "CPU us/IO",
+              "per 1,000", "sleeps", "switches", "rescues"]
+    one = {row["case"]: row["iops"] for row in found["rows"] if row["vbds"] == 1}
+    rows = [[row["case"], row["vbds"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6),
+             _times(row["iops"] / one[row["case"]]) if row["vbds"] > 1 and one[row["case"]] else "",
+             _figure(row["slowest_to_mean"], 2), _figure(row["fastest_to_mean"], 2), _figure(row["p50_us"], 1),
+             _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2), _figure(row["notifications_per_1000"], 2),
+             _figure(row["backend_sleeps_per_1000"], 2), _figure(row["backend_switches_per_1000"], 2), row["rescues"]]
+            for row in found["rows"]]
+    memory, idle = found["memory"], found["idle"]
+    quiet = [[row["quiet"], _figure(row["iops_each"]), _figure(row["worst_p50_us"], 1), _figure(row["worst_p99_us"], 1),
+              _figure(row["greedy_bytes_per_second"] / 1e6)] for row in found["neighbour"]]
+    return "\n\n".join([
+        table(header, rows, [*header[1:]]),
+        table(["two vbds, one 4 KiB read each", "IOPS each", "p50 us", "p99 us", "the greedy one's MB/s"], quiet,
+              ["IOPS each", "p50 us", "p99 us", "the greedy one's MB/s"]),
+        f"{found['vbds']} vbds of {found['domains']} domains and the one, on {found['storage']}, spin "
+        f"{found['options']['spin_us']} us; a load process each. Slowest and fastest are of the mean.\n"
+        "Notifications (both directions), the backend's sleeps and its threads' context switches are per 1,000 requests "
+        "of the ring.\n"
+        f"Idle, all connected: {idle['wakeups_per_second']:g} wake-ups and {idle['cpu_ms_per_second']:g} ms of CPU time a "
+        "second, of the whole backend.\n"
+        f"The backend's own memory for each vbd: {memory['per_vbd_connected'] / 1024:,.0f} KiB connected, "
+        f"{memory['per_vbd_after_load'] / 1024:,.0f} KiB after the loads.\n" + _circumstances(found),
+    ])

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -234,7 +234,7 @@ class Xenpv:
         """One load. The backend is idle before and after, so what it did in between it did for this load."""
         vdev = self._vdevs[mode]
         counters, cpu = self._counters(vdev), process_cpu_ns(self._backend.pid)
-        answer = self._load.ask({"vdev": vdev, "case": case.name, "seconds": seconds, "seed": _SEED},
+        answer = self._load.ask({"vdev": vdev, "case": asdict(case), "seconds": seconds, "seed": _SEED},
                                 self._backend)
         used = (process_cpu_ns(self._backend.pid) - cpu) / 1e9
         grown = {name: value - counters[name] for name, value in self._counters(vdev).items()}

@@ -12,6 +12,7 @@ from xenpv.errors import UsageError
 from ..bench import compare, profiling as profiling_, report
 from ..bench.cases import CASES, find_case
 from ..bench.files import check_size
+from ..bench.many import ManyPlan, measure_many
 from ..bench.notifications import RUNS, count_notifications
 from ..output import parse_size
 from ..scratch import swept
@@ -41,10 +42,14 @@ __all__ = ["command"]
               help="Measure what it costs to measure requests (`xenpv latency`), in pairs of runs without and with.")
 @click.option("--profile", "profiles", multiple=True, type=click.Choice(list(profiling_.MODES)),
               help="With --profiling: stamps in us, in ticks, or the backend's own measuring. Default: us.")
+@click.option("--vbds", type=click.IntRange(3, 1024), metavar="N",
+              help="Measure N vbds of one backend instead: against one, the slowest, memory, idleness, a greedy neighbour.")
+@click.option("--domains", type=click.IntRange(1, 256), default=8, show_default=True,
+              help="Of how many domains the N vbds are.")
 @verb(json=True)
 def command(session: Session, cases: Sequence[str], systems: Sequence[str], storages: Sequence[str],
             directory: Path | None, seconds: float | None, runs: int | None, size: str, spin_us: int | None,
-            notifications: bool, profiling: bool, profiles: Sequence[str]) -> int:
+            notifications: bool, profiling: bool, profiles: Sequence[str], vbds: int | None, domains: int) -> int:
     """Measure xenpv against raw I/O (fio on the file) and nbdkit (its file plugin, fio over a Unix socket).
 
     xenpv is measured on an emulated Xen of its own: a backend process, and a load process that uses the public Disk.
@@ -71,6 +76,14 @@ def command(session: Session, cases: Sequence[str], systems: Sequence[str], stor
                                  "--storage and --dir")
             counted = count_notifications(seconds or 1.0, runs or RUNS, length, spin_us, session.say)
             session.show(counted, report.notifications(counted))
+            return 0
+        if vbds:
+            if systems:
+                raise UsageError("--vbds is about xenpv's backend alone: leave out --system")
+            many = measure_many(ManyPlan(
+                vbds, min(domains, vbds), [find_case(name) for name in cases or ("randread-4k-qd32",)],
+                storages[0] if storages else "tmpfs", seconds or 2.0, runs or 3, length, spin_us, directory), session.say)
+            session.show(many, report.many(many))
             return 0
         plan = compare.Plan([find_case(name) for name in cases or CASES], systems or compare.SYSTEMS,
                             storages or compare.STORAGES, seconds or 2.0, runs or 3, length, spin_us, directory)

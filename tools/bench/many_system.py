@@ -1,0 +1,166 @@
+"""An emulated Xen with one backend process and many vbds of several domains, each with a load process, and a file, of its
+own.
+
+RULES
+- As xenpv_system.py's: nothing of the user's is touched, and what was started ends in the opposite order.
+- Every disk stays connected throughout, so whoever is measured is measured beside idle ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from xenpv.hypervisors import open_domain
+from xenpv.hypervisors.emulated import host
+from xenpv.stats import PAGE_BYTES, decode_back
+from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
+
+from .. import toolstack
+from .cases import Case
+from .cpu import process_cpu_ns
+from .load import LoadResult
+from .process import Memory, Switches, memory, switches
+from .xenpv_system import Child
+
+_SEED = 1
+_SUMMED = ("notifications", "sleeps", "spins", "spins_futile", "batches", "events")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one disk is to do."""
+
+    disk: int
+    case: Case
+
+
+@dataclass(frozen=True)
+class Together:
+    """Loads that ran at once, and what the backend did meanwhile."""
+
+    loads: list[LoadResult]
+    backend: dict[str, int]
+    """What its counters grew by, all disks together; `requests` are those of the rings."""
+    backend_cpu_seconds: float
+    backend_switches: Switches
+
+    @property
+    def rates(self) -> list[float]:
+        """IOPS of each disk."""
+        return [load.ios / load.seconds for load in self.loads]
+
+    @property
+    def ios(self) -> int:
+        return sum(load.ios for load in self.loads)
+
+    @property
+    def cpu_us_per_io(self) -> float:
+        """Of both sides."""
+        used = self.backend_cpu_seconds + sum(load.cpu_seconds for load in self.loads)
+        return used / max(self.ios, 1) * 1e6
+
+
+def places(count: int, domains: int) -> list[tuple[int, str]]:
+    """For each of `count` disks its domain, a number from 0, and its name there."""
+    found = []
+    for number in range(count):
+        of_domain = number // domains
+        letters = ""
+        while of_domain >= 0:
+            letters = chr(ord("a") + of_domain % 26) + letters
+            of_domain = of_domain // 26 - 1
+        found.append((number % domains, f"xvd{letters}"))
+    return found
+
+
+class Many:
+    """`images`: the file of each disk. From `with` to its end."""
+
+    def __init__(self, images: Sequence[Path], folder: Path, *, domains: int, depth: int, pool: int,
+                 spin_us: int | None) -> None:
+        self._images = images
+        self._run = folder / "run"
+        self._logs = folder
+        self._domains = domains
+        self._depth = depth
+        self._pool = pool
+        self._spin_us = spin_us
+        self._stack = ExitStack()
+        self.places: list[VbdPlace] = []
+        self.features: dict[str, Any] = {}
+        self.memory_before: Memory | None = None
+        """Of the backend, before it had a disk."""
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        host.start(self._run)
+        self._stack.callback(host.stop, self._run)
+        uri = f"emulated:{self._run}"
+        domids = [int(host.request(self._run, "create", name=f"load{number}")["domid"])
+                  for number in range(self._domains)]
+        spin = "-" if self._spin_us is None else str(self._spin_us)
+        self._backend = Child("backend", ["backend", uri, str(self._run), spin], self._logs / "backend.log")
+        self._stack.callback(self._backend.close)
+        self._backend.line()
+        self.memory_before = self.memory()
+        vdevs = places(len(self._images), self._domains)
+        with open_domain(uri) as dom0:
+            for (domain, vdev), image in zip(vdevs, self._images, strict=True):
+                place = VbdPlace(0, domids[domain], vdev_number(vdev))
+                toolstack.attach(dom0.store, place, vbd_nodes(place, writable=True, params=str(image)))
+                self.places.append(place)
+        self._loads = Child("loads", ["loads", uri], self._logs / "loads.log")
+        self._stack.callback(self._loads.close)
+        asked = [{"domid": domids[domain], "vdev": vdev} for domain, vdev in vdevs]
+        self.features = self._loads.ask({"open": asked, "spin_us": self._spin_us, "depth": self._depth,
+                                         "pool": self._pool}, self._backend)["features"]
+
+    def memory(self) -> Memory:
+        """Of the backend, now."""
+        return memory(self._backend.pid)
+
+    def switches(self) -> Switches:
+        """Of the backend's threads, so far."""
+        return switches(self._backend.pid)
+
+    def cpu_ns(self) -> int:
+        """Of the backend, so far."""
+        return process_cpu_ns(self._backend.pid)
+
+    def run(self, loads: Sequence[Load], seconds: float) -> Together:
+        """Run them at once, a disk no more than once. The backend is idle before and after."""
+        counters, cpu, before = self.counters(), self.cpu_ns(), self.switches()
+        found = self._loads.ask({"run": [{"disk": load.disk, "case": asdict(load.case)} for load in loads],
+                                 "seconds": seconds, "seed": _SEED}, self._backend)["results"]
+        cpu, after = self.cpu_ns() - cpu, self.switches()
+        grown = {name: value - counters[name] for name, value in self.counters().items()}
+        return Together([LoadResult(**result) for result in found], grown, cpu / 1e9,
+                        Switches(after.voluntary - before.voluntary, after.involuntary - before.involuntary))
+
+    def counters(self) -> dict[str, int]:
+        """The backend's, of all queues together."""
+        total = dict.fromkeys(("requests", *_SUMMED), 0)
+        for place in self.places:
+            path = self._run / "backend" / f"{place.frontend_domid}-{place.devid}-0.stats"  # xenpv_backend/rundir.py
+            with open(path, "rb") as file:
+                found = decode_back(file.read(PAGE_BYTES))
+            total["requests"] += sum(found["requests"].values())
+            for name in _SUMMED:
+                total[name] += found[name]
+        return total
