@@ -147,6 +147,7 @@ def row(case: Case, vbds: int, runs: Sequence[Together]) -> dict[str, Any]:
         "p50_us": median(lambda run: statistics.median(load.p50_us for load in run.loads)),
         "p99_us": median(lambda run: max(load.p99_us for load in run.loads)),
         "cpu_us_per_io": median(lambda run: run.cpu_us_per_io),
+        "backend_cpu_us_per_io": median(lambda run: run.backend_cpu_seconds / max(run.ios, 1) * 1e6),
         "notifications_per_1000": median(lambda run: per_1000(
             run, run.backend["notifications"] + sum(load.frontend["notifications"] for load in run.loads))),
         "backend_sleeps_per_1000": median(lambda run: per_1000(run, run.backend["sleeps"])),

@@ -95,13 +95,13 @@ def notifications(found: dict[str, Any]) -> str:
 def many(found: dict[str, Any]) -> str:
     """The answer of many.measure_many."""
     header = ["case", "vbds", "IOPS", "MB/s", "x one", "slowest", "fastest", "p50 us", "worst p99", "CPU us/IO",
-              "per 1,000", "sleeps", "switches", "rescues"]
+              "backend's", "per 1,000", "sleeps", "switches", "rescues"]
     one = {row["case"]: row["iops"] for row in found["rows"] if row["vbds"] == 1}
     rows = [[row["case"], row["vbds"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6),
              _times(row["iops"] / one[row["case"]]) if row["vbds"] > 1 and one[row["case"]] else "",
              _figure(row["slowest_to_mean"], 2), _figure(row["fastest_to_mean"], 2), _figure(row["p50_us"], 1),
-             _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2), _figure(row["notifications_per_1000"], 2),
-             _figure(row["backend_sleeps_per_1000"], 2), _figure(row["backend_switches_per_1000"], 2), row["rescues"]]
+             _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2), _figure(row["backend_cpu_us_per_io"], 2),
+             _figure(row["notifications_per_1000"], 2), _figure(row["backend_sleeps_per_1000"], 2), _figure(row["backend_switches_per_1000"], 2), row["rescues"]]
             for row in found["rows"]]
     memory, idle = found["memory"], found["idle"]
     quiet = [[row["quiet"], _figure(row["iops_each"]), _figure(row["worst_p50_us"], 1), _figure(row["worst_p99_us"], 1),
