@@ -343,7 +343,8 @@ int xenpv_back_rest(struct xenpv_back *back)
         return 1;
     /* SLEEPING first, then the look, then the port, then sleep. An event of
      * between is kept by the masked port and delivered when it is unmasked. */
-    if (!waits && xenpv_ring_available(&back->ring) != 0) /* not worth a change of the word, which may cost a notification */
+    /* Not worth a change of the word, which may cost a notification. */
+    if (!waits && (back->replay_count || xenpv_ring_available(&back->ring) != 0))
         return 0;
     if (xenpv_ring_arm(&back->ring) != 0 && !waits) {
         xenpv_ring_run(&back->ring);

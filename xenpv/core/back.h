@@ -105,7 +105,8 @@ struct xenpv_back {
     uint32_t replay_count;
     uint32_t out; /* slots given to the engine, or to Python */
     uint32_t taken_event; /* the port is masked: unmask before sleep */
-    uint32_t active; /* the service's: looked at in each turn */
+    uint32_t active; /* the service's: looked at in each pass */
+    uint32_t leaving; /* the service's: no new request is taken */
     uint8_t barrier; /* one is in flight, alone */
     uint8_t stalled; /* the next request waits for an answer to one in flight */
     int halted; /* the frontend broke the rules */

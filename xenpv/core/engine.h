@@ -8,6 +8,8 @@ struct xenpv_engine {
     const char *name;
     int fd; /* readable when `reap` may find something */
     uint32_t unsent; /* submitted, and not handed to the kernel yet: kick again before any long sleep */
+    uint32_t more;   /* kick left something to do that `fd` says nothing of: kick again before any sleep */
+    uint32_t room;   /* how many more it holds: who submits no more than that never waits for others' slow storage */
     /* Starts slot's operation on its queue's descriptor. 0, or -EAGAIN: reap first. */
     int (*submit)(struct xenpv_engine *, struct xenpv_slot *);
     /* Hands what was submitted to the kernel, and lets it finish what is ready. 0 or -errno. */

@@ -15,6 +15,7 @@
 /* io_uring by its raw system calls: three of them and two rings are less than a library to depend on. */
 
 #define ENTRIES 256u
+#define COMPLETIONS 4096u /* in flight at once: storage that hangs, behind a ring of 512 entries, leaves room for others */
 
 struct uring {
     struct xenpv_engine base;
@@ -23,11 +24,10 @@ struct uring {
     size_t rings_bytes, sqes_bytes;
     _Atomic uint32_t *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail;
     uint32_t *sq_array;
-    uint32_t sq_mask, sq_entries, cq_mask, cq_entries;
+    uint32_t sq_mask, sq_entries, cq_mask;
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
-    uint32_t tail;      /* of the submission queue, not shown to the kernel yet */
-    uint32_t in_flight; /* what may come back: never more than the completion queue holds */
+    uint32_t tail; /* of the submission queue, not shown to the kernel yet */
 };
 
 static int enter(struct uring *u, uint32_t submit, unsigned flags)
@@ -66,31 +66,36 @@ static int uring_submit(struct xenpv_engine *engine, struct xenpv_slot *slot)
     uint32_t index;
 
     /* Acquire: the kernel is done reading an entry before its head passes it, and we may write it again. */
-    if (u->in_flight >= u->cq_entries
-        || u->tail - atomic_load_explicit(u->sq_head, memory_order_acquire) >= u->sq_entries)
+    if (!u->base.room || u->tail - atomic_load_explicit(u->sq_head, memory_order_acquire) >= u->sq_entries)
         return -EAGAIN;
     index = u->tail & u->sq_mask;
     prepare(&u->sqes[index], slot);
     u->sq_array[index] = index;
     u->tail++;
     u->base.unsent++;
-    u->in_flight++;
+    u->base.room--; /* what may come back is never more than the completion queue holds */
     return 0;
+}
+
+/* The kernel has something to do in our time. Relaxed: a hint. Set later, the eventfd tells us again. */
+static uint32_t waiting(const struct uring *u)
+{
+    return atomic_load_explicit(u->sq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
 static int uring_kick(struct xenpv_engine *engine)
 {
     struct uring *u = (struct uring *)engine;
-    /* Relaxed: a hint. Set later, the eventfd tells us again. */
-    uint32_t work = atomic_load_explicit(u->sq_flags, memory_order_relaxed)
-        & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
     int n;
 
-    if (!u->base.unsent && !work)
+    u->base.more = 0;
+    if (!u->base.unsent && !waiting(u))
         return 0;
     /* Release: the entries are seen before the tail that covers them. */
     atomic_store_explicit(u->sq_tail, u->tail, memory_order_release);
     n = enter(u, u->base.unsent, IORING_ENTER_GETEVENTS);
+    /* Linux 6.13 does 20 things at a time, and some end without a completion. */
+    u->base.more = waiting(u) != 0;
     if (n < 0)
         return errno == EINTR || errno == EAGAIN || errno == EBUSY ? 0 : -errno; /* tried again at the next turn */
     u->base.unsent -= (uint32_t)n;
@@ -110,7 +115,7 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
         struct xenpv_slot *slot = (struct xenpv_slot *)(uintptr_t)cqe->user_data;
         int32_t result = cqe->res;
 
-        u->in_flight--;
+        u->base.room++;
         if (slot->flush_first && result >= 0) {
             slot->flush_first = 0;
             if (uring_submit(engine, slot) == 0) {
@@ -184,7 +189,7 @@ static int map_rings(struct uring *u, const struct io_uring_params *p)
     u->cq_tail = (_Atomic uint32_t *)(void *)(at + p->cq_off.tail);
     u->cqes = (struct io_uring_cqe *)(void *)(at + p->cq_off.cqes);
     u->cq_mask = p->cq_entries - 1;
-    u->cq_entries = p->cq_entries;
+    u->base.room = p->cq_entries;
     return 0;
 }
 
@@ -194,13 +199,14 @@ static int map_rings(struct uring *u, const struct io_uring_params *p)
 static int set_up(struct uring *u, struct io_uring_params *p)
 {
     static const unsigned sets[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED,
-        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_R_DISABLED
+            | IORING_SETUP_CQSIZE,
+        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE,
         0,
     };
 
     for (unsigned i = 0; i < sizeof sets / sizeof *sets; i++) {
-        *p = (struct io_uring_params){ .flags = sets[i] };
+        *p = (struct io_uring_params){ .flags = sets[i], .cq_entries = sets[i] & IORING_SETUP_CQSIZE ? COMPLETIONS : 0 };
         u->ring_fd = (int)syscall(__NR_io_uring_setup, ENTRIES, p);
         if (u->ring_fd >= 0)
             return 0;
@@ -227,7 +233,7 @@ struct xenpv_engine *xenpv_engine_uring(int *error)
         *error = ENOMEM;
         return NULL;
     }
-    u->base = (struct xenpv_engine){ "io_uring", -1, 0, uring_submit, uring_kick, uring_reap, uring_free };
+    u->base = (struct xenpv_engine){ "io_uring", -1, 0, 0, 0, uring_submit, uring_kick, uring_reap, uring_free };
     u->ring_fd = -1;
     *error = -set_up(u, &params);
     if (!*error)

@@ -1,20 +1,24 @@
 #include "engine.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 /* One thread, many queues. A queue is active from its event until it has found nothing for as long as it may spin; only
- * active queues are looked at, so an idle one costs nothing. When none is active the thread sleeps in epoll_wait. */
+ * active queues are looked at, so an idle one costs nothing. When none is active the thread sleeps in epoll_wait.
+ *
+ * In a pass each active queue has its turn, which is bounded by what its requests weigh, not by how many there are: a page
+ * and a megabyte do not take the same time. Sleeping queues are looked for by the same measure, so the wait of a queue that
+ * wakes is bounded by the others' turns of one pass. */
 
 #define BATCH 8u          /* requests taken at once */
-#define TURN 64u          /* requests of one queue before the next queue's turn */
+#define TURN 64u          /* weight of one queue's requests before the next queue's turn */
+#define WEIGHT_SHIFT 14   /* a request weighs 1, and 1 more for each 16 KiB that it moves */
 #define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
 #define PUBLISH_COPIES 16u /* the same where showing them begins with a grant copy, a system call for all */
-#define LOOK_EVERY 32u    /* turns between two looks at the sleeping queues' events while others keep us busy */
+#define LOOK_AFTER 64u    /* weight, a turn itself 1, between two looks at the sleeping queues' events */
 #define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
 
 struct xenpv_service {
@@ -23,12 +27,15 @@ struct xenpv_service {
     int epoll_fd, stop_fd;
     struct xenpv_back **active;
     uint32_t active_count, room, queues;
-    uint32_t out; /* slots in the engine */
+    uint32_t out;   /* slots in the engine */
+    uint32_t spent; /* weight since the last look at the sleeping queues */
+    int stopping, halted; /* what the next run says at once: stop was asked, a queue was halted, while one was removed */
+    struct xenpv_turn turn; /* all queues spin in this one thread, so they share its right to */
 };
 
 static void activate(struct xenpv_service *s, struct xenpv_back *back)
 {
-    if (back->active)
+    if (back->active || back->leaving)
         return;
     back->active = 1;
     s->active[s->active_count++] = back;
@@ -122,24 +129,39 @@ static void start(struct xenpv_service *s, struct xenpv_back *back, struct xenpv
     }
 }
 
+/* Nobody knows how long a discard takes. */
+static uint32_t weight(const struct xenpv_slot *slot)
+{
+    return slot->op == XENPV_OP_DISCARD ? TURN : 1 + (slot->segments ? (uint32_t)(slot->bytes >> WEIGHT_SHIFT) : 0);
+}
+
+/* How many requests may be taken at once: not more than the engine has room for, for what is taken has to start. */
+static uint32_t batch_of(const struct xenpv_service *s, const struct xenpv_back *back)
+{
+    return back->config.fd_inline || !s->engine || s->engine->room > BATCH ? BATCH : s->engine->room;
+}
+
 /* One queue's turn: how much it found, or -EPROTO. */
 static int serve(struct xenpv_service *s, struct xenpv_back *back)
 {
     struct xenpv_slot *slots[BATCH];
-    uint32_t total = 0, count;
+    uint32_t total = 0, spent = 1, count;
     int taken = 0;
 
-    while (total < TURN && (taken = xenpv_back_take(back, slots, BATCH, &count)) > 0) {
+    while (spent <= TURN && (taken = xenpv_back_take(back, slots, batch_of(s, back), &count)) > 0) {
+        spent += (uint32_t)taken - count;
         for (uint32_t i = 0; i < count; i++) {
             /* In line, each begins when the one before it has ended. */
             if (back->stamper.unit)
                 slots[i]->started = i ? (back->config.fd_inline ? slots[i - 1]->ended : slots[i - 1]->started)
                                       : xenpv_stamp_now(&back->stamper);
+            spent += weight(slots[i]);
             start(s, back, slots[i]);
         }
         total += (uint32_t)taken;
     }
     xenpv_back_publish(back);
+    s->spent += spent;
     return taken < 0 ? taken : (int)total;
 }
 
@@ -150,69 +172,85 @@ static void pause_spins(struct xenpv_service *s)
         xenpv_spin_stop(&s->active[i]->spin);
 }
 
-/* Takes what epoll says: 1 if stop was asked. */
-static int look(struct xenpv_service *s, int timeout)
+/* Takes what epoll says. */
+static void look(struct xenpv_service *s, int timeout)
 {
     struct epoll_event events[32];
-    int count = epoll_wait(s->epoll_fd, events, 32, timeout), stop = 0;
+    int count = epoll_wait(s->epoll_fd, events, 32, timeout);
     uint64_t value;
 
+    s->spent = 0;
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == s) {
-            stop = 1;
+            s->stopping = 1;
+            ssize_t ignored = read(s->stop_fd, &value, sizeof value); /* it was readable: at worst we stop twice */
+            (void)ignored;
         } else if (events[i].data.ptr == s->engine) {
             if (read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
-                stop = 1; /* cannot be: an eventfd of ours */
+                s->stopping = 1; /* cannot be: an eventfd of ours */
         } else {
             struct xenpv_back *back = events[i].data.ptr;
             xenpv_back_wake(back);
             activate(s, back);
         }
     }
-    return stop;
+}
+
+/* A turn for each active queue, and one for the engine. */
+static void pass(struct xenpv_service *s)
+{
+    uint32_t found = 0;
+
+    for (uint32_t i = 0; i < s->active_count;) {
+        struct xenpv_back *back = s->active[i];
+        int n = serve(s, back);
+        if (n < 0) {
+            s->halted = 1;
+            xenpv_spin_stop(&back->spin);
+            deactivate(s, i);
+            continue;
+        }
+        found += (uint32_t)n;
+        if (s->spent >= LOOK_AFTER)
+            look(s, 0); /* who wakes comes after the others of this pass */
+        if (n) {
+            xenpv_spin_found(&back->spin);
+        } else if (!xenpv_spin_on(&back->spin) && xenpv_back_rest(back)) {
+            deactivate(s, i);
+            continue;
+        }
+        i++;
+    }
+    if (s->out) {
+        s->engine->kick(s->engine);
+        found += reap(s);
+    }
+    if (!found)
+        xenpv_relax();
+}
+
+/* Asleep for ever only when every queue has armed and the kernel has all that was submitted; every wait is done SLEEPING, one
+ * for storage too. */
+static void rest(struct xenpv_service *s)
+{
+    if (!s->active_count && !(s->engine && s->engine->more))
+        look(s, unsent(s) ? RETRY_MS : -1);
 }
 
 int xenpv_service_run(struct xenpv_service *s)
 {
-    uint32_t turns = 0;
-    uint64_t value;
-
-    for (;;) {
-        uint32_t found = 0;
-
-        for (uint32_t i = 0; i < s->active_count;) {
-            struct xenpv_back *back = s->active[i];
-            int n = serve(s, back);
-            if (n < 0) {
-                pause_spins(s);
-                deactivate(s, i);
-                return 1;
-            }
-            found += (uint32_t)n;
-            if (n) {
-                xenpv_spin_found(&back->spin);
-            } else if (!xenpv_spin_on(&back->spin) && xenpv_back_rest(back)) {
-                deactivate(s, i);
-                continue;
-            }
-            i++;
-        }
-        if (s->out) {
-            s->engine->kick(s->engine);
-            found += reap(s);
-        }
-        if (!found)
-            xenpv_relax();
-        /* Asleep for ever only when every queue has armed and the kernel has all that was submitted; every wait is done
-         * SLEEPING, one for storage too. */
-        if (!s->active_count || ++turns % LOOK_EVERY == 0)
-            if (look(s, s->active_count ? 0 : unsent(s) ? RETRY_MS : -1)) {
-                pause_spins(s);
-                ssize_t ignored = read(s->stop_fd, &value, sizeof value); /* it was readable: at worst we stop twice */
-                (void)ignored;
-                return 0;
-            }
+    while (!s->halted && !s->stopping) {
+        pass(s);
+        if (!s->halted && !s->stopping)
+            rest(s);
     }
+    pause_spins(s);
+    if (s->halted) {
+        s->halted = 0;
+        return 1;
+    }
+    s->stopping = 0;
+    return 0;
 }
 
 void xenpv_service_stop(struct xenpv_service *s)
@@ -242,6 +280,7 @@ int xenpv_service_add(struct xenpv_service *s, struct xenpv_back *back)
     if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, back->port.wait_fd, &event) != 0)
         return -errno;
     s->queues++;
+    back->spin.turn = &s->turn;
     activate(s, back); /* attaching counts as an event */
     return 0;
 }
@@ -251,22 +290,24 @@ int xenpv_service_remove(struct xenpv_service *s, struct xenpv_back *back)
     /* The descriptor is a duplicate of ours: epoll would go on reporting it after a plain close elsewhere. */
     if (epoll_ctl(s->epoll_fd, EPOLL_CTL_DEL, back->port.wait_fd, NULL) != 0)
         return -errno;
-    while (back->out) {
-        struct pollfd engine = { .fd = s->engine->fd, .events = POLLIN };
-        uint64_t value;
-        s->engine->kick(s->engine);
-        if (!reap(s) && poll(&engine, 1, unsent(s) ? RETRY_MS : -1) > 0
-            && read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
-            return -errno;
-    }
-    if (!back->halted)
-        xenpv_back_publish(back);
     xenpv_spin_stop(&back->spin);
+    back->leaving = 1;
     for (uint32_t i = 0; i < s->active_count; i++)
         if (s->active[i] == back) {
             deactivate(s, i);
             break;
         }
+    /* Its storage may take its time: the others are served meanwhile. */
+    while (back->out) {
+        pass(s);
+        if (back->out)
+            rest(s);
+    }
+    pause_spins(s);
+    if (!back->halted)
+        xenpv_back_publish(back);
+    back->spin.turn = NULL;
+    back->leaving = 0;
     s->queues--;
     return 0;
 }

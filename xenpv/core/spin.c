@@ -78,10 +78,28 @@ void xenpv_spin_init(struct xenpv_spin *spin, uint32_t ns)
                                   .switches = UINT64_MAX, .patience = PATIENCE };
 }
 
+static struct xenpv_turn *turn_of(struct xenpv_spin *spin)
+{
+    return spin->turn ? spin->turn : &spin->own;
+}
+
+static int take_turn(struct xenpv_spin *spin)
+{
+    struct xenpv_turn *turn = turn_of(spin);
+
+    if (!turn->holders && atomic_fetch_add_explicit(&spinners, 1, memory_order_relaxed) >= limit) {
+        atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed);
+        return 0;
+    }
+    turn->holders++;
+    return 1;
+}
+
 static void give_turn_back(struct xenpv_spin *spin)
 {
     spin->since = 0;
-    atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed); /* a count alone: it orders nothing */
+    if (!--turn_of(spin)->holders)
+        atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed); /* a count alone: it orders nothing */
 }
 
 int xenpv_spin_on(struct xenpv_spin *spin)
@@ -92,10 +110,8 @@ int xenpv_spin_on(struct xenpv_spin *spin)
         return 0;
     now = xenpv_cycles();
     if (!spin->since) {
-        if (atomic_fetch_add_explicit(&spinners, 1, memory_order_relaxed) >= limit) {
-            atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed);
+        if (!take_turn(spin))
             return 0;
-        }
         spin->since = now ? now : 1;
         spin->spins++;
         return 1;

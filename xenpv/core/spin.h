@@ -1,7 +1,7 @@
 /* How long a side that found nothing looks again before it sleeps.
  *
  * A spin is worth it only if the peer answers within it, and only on a CPU that nobody else wants. So: a bounded time; at
- * most (CPUs - 1) threads of a process at once, none on one CPU; and a queue whose last spins found nothing, or that lost
+ * most (CPUs - 1) threads of a process at once, whatever the number of their queues, none on one CPU; and a queue whose last spins found nothing, or that lost
  * its CPU while it spun, stops until its wake-ups come soon enough after its sleeps that a spin would have met them. They
  * may also come soon because the peer runs on this very CPU, and then a spin only holds it up: so each try in vain doubles
  * the number of short sleeps before the next. */
@@ -10,7 +10,14 @@
 
 #include <stdint.h>
 
+/* The right to spin, which a thread's queues share: it is held while any of them spins. */
+struct xenpv_turn {
+    uint32_t holders;
+};
+
 struct xenpv_spin {
+    struct xenpv_turn *turn; /* the thread's; NULL: the queue is alone in it */
+    struct xenpv_turn own;
     uint64_t budget;   /* cycles; 0: never */
     uint64_t since;    /* cycles when the spin began; 0: not spinning */
     uint64_t slept_at; /* cycles when the queue last slept; 0: awake */

@@ -137,7 +137,7 @@ struct xenpv_engine *xenpv_engine_threads(int *error)
         *error = ENOMEM;
         return NULL;
     }
-    pool->base = (struct xenpv_engine){ "threads", -1, 0, pool_submit, pool_kick, pool_reap, pool_free };
+    pool->base = (struct xenpv_engine){ "threads", -1, 0, 0, UINT32_MAX, pool_submit, pool_kick, pool_reap, pool_free };
     pool->todo.last = &pool->todo.first;
     pool->done.last = &pool->done.first;
     pthread_mutex_init(&pool->lock, NULL);
