@@ -17,6 +17,8 @@
 #define TURN 64u          /* weight of one queue's requests before the next queue's turn */
 #define WEIGHT_SHIFT 14   /* a request weighs 1, and 1 more for each 16 KiB that it moves */
 #define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
+#define CROWDED 2u        /* active queues beyond which they are shown at the end of a turn: a frontend that is woken for 4 of
+                             them takes a CPU that the others want, and comes back for the next 4 */
 #define PUBLISH_COPIES 16u /* the same where showing them begins with a grant copy, a system call for all */
 #define LOOK_AFTER 64u    /* weight, a turn itself 1, between two looks at the sleeping queues' events */
 #define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
@@ -52,12 +54,17 @@ static int status_of(int32_t result)
     return result == -EOPNOTSUPP ? XENPV_RSP_EOPNOTSUPP : XENPV_RSP_ERROR;
 }
 
-static void finish(struct xenpv_back *back, struct xenpv_slot *slot, int32_t result)
+static uint32_t publish_every(const struct xenpv_service *s, const struct xenpv_back *back)
+{
+    return s->active_count > CROWDED ? TURN : back->bounce ? PUBLISH_COPIES : PUBLISH_EVERY;
+}
+
+static void finish(struct xenpv_service *s, struct xenpv_back *back, struct xenpv_slot *slot, int32_t result)
 {
     if (result)
         back->stats->errors++;
     xenpv_back_answer(back, slot, result ? status_of(result) : XENPV_RSP_OKAY);
-    if (back->answered_count >= (back->bounce ? PUBLISH_COPIES : PUBLISH_EVERY))
+    if (back->answered_count >= publish_every(s, back))
         xenpv_back_publish(back);
 }
 
@@ -78,7 +85,7 @@ static uint32_t reap(struct xenpv_service *s)
             s->out--;
             if (back->stamper.unit)
                 done[i]->ended = now = now.value && i && done[i - 1]->back == back ? now : xenpv_stamp_now(&back->stamper);
-            finish(back, done[i], done[i]->result);
+            finish(s, back, done[i], done[i]->result);
             activate(s, back); /* its turn publishes the rest, and looks for what the answer brings */
         }
         total += count;
@@ -117,7 +124,7 @@ static void start(struct xenpv_service *s, struct xenpv_back *back, struct xenpv
     if (back->config.fd_inline || (slot->secure && s->kind == XENPV_ENGINE_URING) || (!s->engine && engine_of(s) != 0)) {
         int result = xenpv_io_now(slot); /* also where no engine can be had any more: slower, never wrong */
         slot->ended = xenpv_stamp_now(&back->stamper);
-        finish(back, slot, result);
+        finish(s, back, slot, result);
         return;
     }
     slot->out = 1;
