@@ -1,4 +1,4 @@
-"""Measuring: xenpv against raw I/O and its peers, in one run, and notifications with the flag and without.
+"""Measuring: xenpv against raw I/O and its peers, in one run; notifications with the flag and without; many vbds.
 
     cases.py           what is measured
     load.py            the load of one case through the public Disk: the demo's guests run it too
@@ -6,13 +6,17 @@
     cpu.py             CPU time of this process and of others
     machine.py         versions, and what else the machine was busy with
     files.py           the file that everybody reads and writes
-    fio.py nbdkit.py   running the peers and reading what they say
-    systems.py         one class a system: raw, nbdkit
-    xenpv_system.py    the third: the emulated Xen, a backend process, a load process
-    guest.py           that load process
+    fio.py             running fio and reading what it says
+    nbd_server.py      running an NBD server: nbdkit.py, qemu.py say how each is started
+    systems.py         one class a peer: raw, nbdkit, qemu-storage-daemon
+    xenpv_system.py    the emulated Xen, a backend process, a load process
+    child.py           those two processes
     compare.py         alternating runs and their medians
     notifications.py   notifications per 1,000 requests
     profiling.py       what it costs to measure requests
     totals.py          stamps held against a clock outside
-    report.py          the same as JSON and as a table
+    many.py            many vbds of one backend: many_system.py runs them, loads.py is their load processes
+    process.py         memory and wake-ups of a process
+    report.py          the answers as tables
+    plot.py            the comparison as a picture
 """

@@ -12,25 +12,27 @@ from xenpv.errors import StorageError, XenpvError
 
 from .cases import Case
 from .files import Target, forget_cached, target, work_directory
-from .machine import load_average, processors, versions
+from .machine import PINNING, load_average, processors, versions
 from .measurement import Measurement, medians
-from .systems import Nbdkit, NotRun, Raw, System
+from .systems import Nbdkit, NotRun, QemuStorageDaemon, Raw, System
 from .xenpv_system import Xenpv
 
-SYSTEMS = ("xenpv", "raw", "nbdkit")
+PEERS: dict[str, Callable[[Target, Path], System]] = {"raw": Raw, "nbdkit": Nbdkit, "qemu-storage-daemon": QemuStorageDaemon}
+SYSTEMS = ("xenpv", *PEERS)
 STORAGES = ("tmpfs", "disk")
 _TRY_SECONDS = 0.3
 
 EXPLANATIONS = {
-    "runs": "alternating: xenpv, raw, nbdkit, xenpv, raw, nbdkit, ...; each figure is the median of its runs",
+    "runs": "alternating: xenpv, raw, nbdkit, ..., xenpv, raw, nbdkit, ...; each figure is the median of its runs",
     "latency": {
         "xenpv": "by the load program: from the return of the batch call that freed an I/O's slot, after which it is "
                  "submitted, to the return of the one that brings it; one clock reading a batch, every I/O counted, "
                  "within 1.6 %",
         "raw": "fio's lat: submission to completion of an I/O",
         "nbdkit": "fio's lat: submission to completion of an I/O",
+        "qemu-storage-daemon": "fio's lat: submission to completion of an I/O",
     },
-    "cpu": "user and system time of both sides (backend and load; nbdkit and fio), all threads: the growth of the "
+    "cpu": "user and system time of both sides (backend and load; server and fio), all threads: the growth of the "
            "processes' CPU clocks over the run; of fio the whole process, less what it takes with a single I/O",
 }
 """How the figures came about: a part of the output."""
@@ -73,7 +75,7 @@ def compare(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "results": results, "not_run": not_run, "versions": versions(), "processors": processors(),
         "load_average": {"before": began, "after": load_average()},
         "options": {"seconds": plan.seconds, "runs": plan.runs, "size": plan.size, "spin_us": plan.spin_us,
-                    "directory": str(plan.directory) if plan.directory else None},
+                    "pinning": PINNING, "directory": str(plan.directory) if plan.directory else None},
         "how": EXPLANATIONS,
     }
 
@@ -81,7 +83,7 @@ def compare(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
 def _make(name: str, plan: Plan, made: Target, folder: Path) -> System:
     if name == "xenpv":
         return Xenpv(made, folder, plan.spin_us)
-    return Raw(made, folder) if name == "raw" else Nbdkit(made, folder)
+    return PEERS[name](made, folder)
 
 
 def _reason(case: str, system: str, storage: str, error: XenpvError) -> dict[str, str]:

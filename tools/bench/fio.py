@@ -1,7 +1,7 @@
 """Running fio, and reading what it says.
 
-Its JSON (`--output-format=json`, fio 3.33): ``jobs[0].read`` and ``.write`` hold `iops`, `bw_bytes`, `total_ios` and
-`lat_ns` with the percentiles that were asked for; `error` is an errno.
+Its JSON (`--output-format=json`, fio 3.33): ``jobs[0].read``, ``.write`` and, of a mix, ``.mixed`` hold `iops`, `bw_bytes`,
+`total_ios` and `lat_ns` with the percentiles that were asked for; `error` is an errno.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def job(case: Case, **more: str | int | None) -> Options:
 
     No random map: which blocks were read already is bookkeeping that xenpv's load does not do either.
     """
-    return {"rw": case.fio_rw, "bs": case.block, "iodepth": case.depth, "thread": None, "norandommap": None,
+    mix: Options = {} if case.reads is None else {"rwmixread": case.reads, "unified_rw_reporting": "mixed"}
+    return {"rw": case.fio_rw, **mix, "bs": case.block, "iodepth": case.depth, "thread": None, "norandommap": None,
             "randrepeat": 1, "lat_percentiles": 1, "clat_percentiles": 0, "percentile_list": "50:99", **more}
 
 
@@ -111,7 +112,8 @@ def parse(out: str, err: str, status: int, cpu_seconds: float) -> FioResult:
         found = json.loads(out[out.index("{"):])["jobs"][0]
         if found["error"]:
             raise FioError(complaint or f"fio: {os.strerror(int(found['error']))}")
-        side = max((found["read"], found["write"]), key=lambda half: _number(half["total_ios"]))
+        halves = (found[name] for name in ("read", "write", "mixed") if name in found)
+        side = max(halves, key=lambda half: _number(half["total_ios"]))
         if not side["total_ios"]:
             raise FioError("fio did no I/O")
         percentile = side["lat_ns"]["percentile"]

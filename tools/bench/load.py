@@ -59,13 +59,15 @@ def sectors_of(size: int, case: Case, seed: int) -> array[int]:
 
 
 class _Loop:
-    """The loop over one batch."""
+    """The loop over one batch. Of a mix, the free slots of each turn are shared out among reads and writes."""
 
     def __init__(self, batch: Batch, case: Case, sectors: array[int]) -> None:
         self._batch = batch
         self._case = case
         self._sectors = memoryview(sectors)
         self._at = 0
+        self._share = 0
+        """Of the reads in a mix, hundredths of an I/O that the next turn has more."""
         self._histogram = Histogram()
         self.ios = 0
         self.seconds = 0.0
@@ -83,13 +85,20 @@ class _Loop:
     def run(self, seconds: float) -> None:
         """`seconds` of load, from an idle disk to an idle disk."""
         batch, case = self._batch, self._case
-        op = Op.WRITE if case.write else Op.READ
+        op = Op.WRITE if case.writes else Op.READ
         at_least = case.depth if case.burst else 1
         times, slots = array("Q"), []
         cpu, start = process_time(), perf_counter_ns()
         now, end, free = start, start + int(seconds * 1e9), case.depth
         while now < end:
-            free = batch.exchange(op, self._next(free), at_least=at_least)
+            early = reads = 0
+            if case.reads is not None:
+                self._share += free * case.reads
+                reads, self._share = divmod(self._share, 100)
+                early = batch.exchange(Op.READ, self._next(reads), at_least=0)
+                times.append(perf_counter_ns())
+                slots.append(batch.slots.tobytes())
+            free = early + batch.exchange(op, self._next(free - reads), at_least=0 if early else at_least)
             now = perf_counter_ns()
             times.append(now)
             slots.append(batch.slots.tobytes())
@@ -120,7 +129,7 @@ def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResul
     sectors = sectors_of(disk.size, case, seed)
     before = disk.stats()
     with disk.batch(case.depth, case.block) as batch:
-        if case.write:
+        if case.writes:
             data = random.Random(seed).randbytes(case.block)
             for slot in range(case.depth):
                 batch.buffer(slot)[:] = data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,20 +12,24 @@ from pathlib import Path
 from xenpv import __version__
 
 
+PINNING = "none: the scheduler places every thread"
+"""Of all systems alike: part of the output."""
+
+
 def program_version(program: str) -> str | None:
-    """The last word of `program --version`, or None when it is not installed."""
+    """The first word with digits and dots of `program --version`, or None when it is not installed."""
     path = shutil.which(program)
     if path is None:
         return None
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    words = done.stdout.split()
-    return words[-1].removeprefix(f"{program}-") if words else "unknown"
+    found = re.search(r"\d+(\.\d+)+", done.stdout)
+    return found[0] if found else "unknown"
 
 
 def versions() -> dict[str, str | None]:
-    """xenpv, kernel, fio, nbdkit, python; None for what is not installed."""
-    return {"xenpv": __version__, "kernel": platform.release(), "fio": program_version("fio"),
-            "nbdkit": program_version("nbdkit"), "python": platform.python_version()}
+    """xenpv, kernel, fio, nbdkit, qemu-storage-daemon, python; None for what is not installed."""
+    programs = {name: program_version(name) for name in ("fio", "nbdkit", "qemu-storage-daemon")}
+    return {"xenpv": __version__, "kernel": platform.release(), **programs, "python": platform.python_version()}
 
 
 def processors() -> dict[str, str | int]:

@@ -20,7 +20,7 @@ from xenpv.errors import UsageError
 
 from .cases import Case
 from .files import MIB, Target, forget_cached, target, work_directory
-from .machine import load_average, processors, versions
+from .machine import PINNING, load_average, processors, versions
 from .many_system import Load, Many, Together
 from .xenpv_system import DEFAULT_SPIN_US
 
@@ -93,7 +93,7 @@ def measure_many(plan: ManyPlan, say: Callable[[str], None]) -> dict[str, Any]:
         "load_average": {"before": began, "after": load_average()},
         "options": {"seconds": plan.seconds, "runs": plan.runs, "size": plan.size,
                     "spin_us": DEFAULT_SPIN_US if plan.spin_us is None else plan.spin_us,
-                    "directory": str(plan.directory) if plan.directory else None},
+                    "pinning": PINNING, "directory": str(plan.directory) if plan.directory else None},
     }
 
 

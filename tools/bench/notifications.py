@@ -9,7 +9,7 @@ from typing import Any
 
 from .cases import LOADS, Case
 from .files import target, work_directory
-from .machine import load_average, processors, versions
+from .machine import PINNING, load_average, processors, versions
 from .xenpv_system import DEFAULT_SPIN_US, Run, Xenpv
 
 MODES = ("flag", "event_index")
@@ -59,7 +59,7 @@ def count_notifications(seconds: float, runs: int, size: int, spin_us: int | Non
             rows += [row(LOADS[load], spin, mode, found) for (load, mode), found in counts.items()]
     return {"loads": rows, "versions": versions(), "processors": processors(),
             "load_average": {"before": began, "after": load_average()},
-            "options": {"seconds": seconds, "runs": runs, "size": size}}
+            "options": {"seconds": seconds, "runs": runs, "size": size, "pinning": PINNING}}
 
 
 def row(load: Case, spin_us: int, mode: str, counts: list[Count]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from ..output import table
 from .compare import ratio
 
-_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x raw", "per 1,000", "sleeps", "rescues")
+_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x qemu", "x raw", "per 1,000", "sleeps", "rescues")
 
 
 def _figure(value: float, digits: int = 0) -> str:
@@ -27,11 +27,12 @@ def comparison(found: dict[str, Any]) -> str:
             row["storage"], row["case"], row["system"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6),
             _figure(row["p50_us"], 1), _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2),
             _times(ratio(results, row["case"], row["storage"], "nbdkit")) if own else "",
+            _times(ratio(results, row["case"], row["storage"], "qemu-storage-daemon")) if own else "",
             _times(ratio(results, row["case"], row["storage"], "raw")) if own else "",
             row["options"]["setup"],
         ])
-    header = ["storage", "case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x raw",
-              "setup"]
+    header = ["storage", "case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x qemu",
+              "x raw", "setup"]
     parts = [table(header, rows, _RIGHT)] if rows else []
     parts += [_not_run(found["not_run"])] if found["not_run"] else []
     return "\n\n".join([*parts, f"{_circumstances(found)}\n{_how(found['how'])}"])
@@ -46,7 +47,8 @@ def _circumstances(found: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version or 'not installed'}" for name, version in found["versions"].items())
     load, options = found["load_average"], found["options"]
     return (f"Medians of {options['runs']} runs of {options['seconds']:g} s, file of {options['size'] >> 20} MiB; "
-            f"{versions}; {found['processors']['count']} x {found['processors']['model']}.\n"
+            f"{versions}; {found['processors']['count']} x {found['processors']['model']}; "
+            f"pinning: {options['pinning']}.\n"
             f"Load average {load['before'][0]} before, {load['after'][0]} after: figures count only when nothing else "
             "ran.")
 
@@ -101,7 +103,8 @@ def many(found: dict[str, Any]) -> str:
              _times(row["iops"] / one[row["case"]]) if row["vbds"] > 1 and one[row["case"]] else "",
              _figure(row["slowest_to_mean"], 2), _figure(row["fastest_to_mean"], 2), _figure(row["p50_us"], 1),
              _figure(row["p99_us"], 1), _figure(row["cpu_us_per_io"], 2), _figure(row["backend_cpu_us_per_io"], 2),
-             _figure(row["notifications_per_1000"], 2), _figure(row["backend_sleeps_per_1000"], 2), _figure(row["backend_switches_per_1000"], 2), row["rescues"]]
+             _figure(row["notifications_per_1000"], 2), _figure(row["backend_sleeps_per_1000"], 2),
+             _figure(row["backend_switches_per_1000"], 2), row["rescues"]]
             for row in found["rows"]]
     memory, idle = found["memory"], found["idle"]
     quiet = [[row["quiet"], _figure(row["iops_each"]), _figure(row["worst_p50_us"], 1), _figure(row["worst_p99_us"], 1),

@@ -1,4 +1,4 @@
-"""The peers: `raw`, fio on the file itself, and `nbdkit`, its file plugin and fio's nbd engine over a Unix socket.
+"""The peers: `raw`, fio on the file itself; `nbdkit` and `qemu-storage-daemon`, with fio's nbd engine over a Unix socket.
 
 RULES
 - A peer is given its best: every setup is tried shortly before the runs, and the fastest runs. The output names it, and
@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 from xenpv.errors import XenpvError
 
-from . import fio, nbdkit
+from . import fio, nbd_server, nbdkit, qemu
 from .cases import Case
 from .cpu import process_cpu_ns, storage_bytes_read
 from .files import Target
@@ -64,7 +64,7 @@ class Setup:
     job: fio.Options
     """Beyond the case's own options."""
     server: Sequence[str] = ()
-    """nbdkit's command line."""
+    """The server's command line, but for socket and file."""
 
 
 def raw_setups(case: Case, target: Target) -> list[Setup]:
@@ -100,8 +100,15 @@ def nbdkit_setups(case: Case, target: Target) -> list[Setup]:
                   nbdkit.arguments(count, plugin)) for plugin in plugins for count in threads]
 
 
+def qemu_setups(case: Case, target: Target) -> list[Setup]:
+    """How qemu-storage-daemon may serve it. Its native AIO wants O_DIRECT."""
+    kinds = ("native", "io_uring", "threads") if target.direct else ("io_uring", "threads")
+    return [Setup(f"aio={kind}", {"ioengine": "nbd", "size": target.size}, qemu.arguments(kind, target.direct))
+            for kind in kinds]
+
+
 class Peer(ABC):
-    """What `raw` and `nbdkit` have in common: setups are tried, the fastest is run."""
+    """What the peers have in common: setups are tried, the fastest is run."""
 
     name: str
 
@@ -143,7 +150,7 @@ class Peer(ABC):
             self._setup = setup
             try:
                 iops = max(self._try(case, seconds) for _ in range(_TRIES))
-            except (fio.FioError, nbdkit.NbdkitError) as error:
+            except (fio.FioError, nbd_server.NbdServerError) as error:
                 tried[setup.name] = str(error)
                 continue
             tried[setup.name] = round(iops)
@@ -170,7 +177,7 @@ class Peer(ABC):
         return iops
 
     def _check_fair(self) -> None:
-        """Raises FioError or NbdkitError when the last run was something else than what is measured."""
+        """Raises FioError or NbdServerError when the last run was something else than what is measured."""
 
     def run(self, case: Case, seconds: float) -> Measurement:
         """See System."""
@@ -202,40 +209,44 @@ class Raw(Peer):
         return raw_setups(case, self._target)
 
 
-class Nbdkit(Peer):
-    """nbdkit and fio. A server lives for one run: it costs nothing while others are measured."""
+class NbdPeer(Peer):
+    """An NBD server and fio. A server lives for one run: it costs nothing while others are measured."""
 
-    name = "nbdkit"
+    program: str
+    package: str
 
     def __init__(self, target: Target, folder: Path) -> None:
         super().__init__(target, folder)
         self._stack = ExitStack()
-        self._server: nbdkit.Server | None = None
+        self._server: nbd_server.Server | None = None
         self._from_disk: float | None = None
 
     def _missing(self) -> None:
         super()._missing()
-        if shutil.which("nbdkit") is None:
-            raise NotRun("nbdkit is not installed (apt-get install nbdkit)")
+        if shutil.which(self.program) is None:
+            raise NotRun(f"{self.program} is not installed (apt-get install {self.package})")
         if not fio.has_engine("nbd"):
             raise NotRun("this fio was built without its nbd engine")
 
-    def _setups(self, case: Case) -> list[Setup]:
-        return nbdkit_setups(case, self._target)
+    @abstractmethod
+    def _command(self, setup: Setup, place: nbd_server.Place) -> list[str]:
+        """The server's whole command line."""
 
     def _begin(self, setup: Setup) -> fio.Options:
-        self._server = self._stack.enter_context(nbdkit.serving(self._target, setup.server, self._folder))
+        place = nbd_server.Place(self._folder)
+        self._server = self._stack.enter_context(nbd_server.serving(self._command(setup, place), place))
         return {**setup.job, "uri": self._server.uri}
 
     def _ran(self, case: Case, result: fio.FioResult) -> None:
         # The server is new for each run, so the disk has been read for this one alone.
         read = storage_bytes_read(self._server.pid) if self._server else None
         looked = self._target.direct and not case.write and read is not None
-        self._from_disk = (read or 0) / (result.ios * case.block) if looked else None
+        share = 1.0 if case.reads is None else case.reads / 100
+        self._from_disk = (read or 0) / (result.ios * case.block * share) if looked and share else None
 
     def _check_fair(self) -> None:
         if self._from_disk is not None and self._from_disk < _LEAST_FROM_DISK:
-            raise nbdkit.NbdkitError(f"{1 - self._from_disk:.0%} of what was read came from memory, not from the disk")
+            raise nbd_server.NbdServerError(f"{1 - self._from_disk:.0%} of what was read came from memory, not from the disk")
 
     def _end(self) -> None:
         self._server = None
@@ -243,3 +254,28 @@ class Nbdkit(Peer):
 
     def _server_seconds(self) -> float:
         return process_cpu_ns(self._server.pid) / 1e9 if self._server else 0.0
+
+
+class Nbdkit(NbdPeer):
+    """nbdkit's file plugin."""
+
+    name = program = package = "nbdkit"
+
+    def _setups(self, case: Case) -> list[Setup]:
+        return nbdkit_setups(case, self._target)
+
+    def _command(self, setup: Setup, place: nbd_server.Place) -> list[str]:
+        return nbdkit.command(setup.server, self._target, place)
+
+
+class QemuStorageDaemon(NbdPeer):
+    """qemu-storage-daemon's NBD export."""
+
+    name = program = qemu.PROGRAM
+    package = qemu.PACKAGE
+
+    def _setups(self, case: Case) -> list[Setup]:
+        return qemu_setups(case, self._target)
+
+    def _command(self, setup: Setup, place: nbd_server.Place) -> list[str]:
+        return qemu.command(setup.server, self._target, place)

@@ -23,7 +23,7 @@ def found(*results: dict[str, Any], not_run: list[dict[str, str]] | None = None)
         "versions": {"xenpv": "0.1.0", "kernel": "6.1", "fio": "3.33", "nbdkit": None, "python": "3.11.2"},
         "processors": {"count": 2, "model": "a processor"},
         "load_average": {"before": [0.5, 0.4, 0.3], "after": [1.5, 1, 1]},
-        "options": {"seconds": 2.0, "runs": 3, "size": 1 << 30}, "how": compare.EXPLANATIONS,
+        "options": {"seconds": 2.0, "runs": 3, "size": 1 << 30, "pinning": "none"}, "how": compare.EXPLANATIONS,
     }
 
 
@@ -88,4 +88,4 @@ def test_the_notifications_table_has_a_row_each() -> None:
 
 
 def test_the_cases_are_those_that_the_issue_names() -> None:
-    assert list(CASES) == ["randread-4k-qd32", "randwrite-4k-qd32", "randread-4k-qd1", "read-256k-qd8"]
+    assert list(CASES) == ["randread-4k-qd32", "randwrite-4k-qd32", "randread-4k-qd1", "read-256k-qd8", "randrw-4k-qd32"]

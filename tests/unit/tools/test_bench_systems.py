@@ -44,13 +44,13 @@ def test_a_disk_that_is_not_read_does_not_count(target: files.Target, read: int 
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systems, "storage_bytes_read", lambda pid: read)
     peer = systems.Nbdkit(target, Path())
-    peer._server = systems.nbdkit.Server(1, Path())
+    peer._server = systems.nbd_server.Server(1, Path())
     case = Case("case", 1000, 8, write=write)
     peer._ran(case, fio.FioResult(1000, 0, 0, 0, 0, 0))
     if fair:
         assert peer._check_fair() is None
     else:
-        with pytest.raises(systems.nbdkit.NbdkitError, match="90% of what was read came from memory"):
+        with pytest.raises(systems.nbd_server.NbdServerError, match="90% of what was read came from memory"):
             peer._check_fair()
 
 
