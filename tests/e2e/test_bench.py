@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from xenpv_tools.bench.cases import CASES
@@ -73,9 +74,10 @@ def bench(begin: Callable[..., subprocess.Popen[str]]) -> Callable[..., dict[str
 def test_all_systems_on_tmpfs(requires: Callable[[str], str], bench: Callable[..., dict[str, Any]]) -> None:
     requires("fio")
     requires("nbdkit")
+    requires("qemu-storage-daemon")
     # Longer than the others: fio's CPU time is its own less what it takes to start.
     found = bench("--case", "randread-4k-qd1", "--storage", "tmpfs", "--runs", "1", "--seconds", "0.2")
-    assert [row["system"] for row in found["results"]] == ["xenpv", "raw", "nbdkit"]
+    assert [row["system"] for row in found["results"]] == ["xenpv", "raw", "nbdkit", "qemu-storage-daemon"]
     assert all(row[figure] > 0 for row in found["results"] for figure in FIGURES)
     assert found["not_run"] == []
 
@@ -94,7 +96,23 @@ def test_missing_programs_are_not_run_and_say_so(tmp_path: Path, bench: Callable
                   env={**os.environ, "PATH": str(tmp_path)})
     assert [row["system"] for row in found["results"]] == ["xenpv"]
     assert {entry["system"]: entry["reason"] for entry in found["not_run"]} == {
-        "raw": "fio is not installed (apt-get install fio)", "nbdkit": "fio is not installed (apt-get install fio)"}
+        name: "fio is not installed (apt-get install fio)" for name in ("raw", "nbdkit", "qemu-storage-daemon")}
+
+
+def test_a_case_of_ones_own_and_its_picture(tmp_path: Path, bench: Callable[..., dict[str, Any]]) -> None:
+    picture = tmp_path / "bench.svg"
+    found = bench("--rw", "rw", "--block", "64k", "--depth", "4", "--reads", "60", "--storage", "tmpfs", "--system",
+                  "xenpv", "--runs", "1", "--plot", str(picture))
+    assert [row["case"] for row in found["results"]] == ["rw60-64k-qd4"]
+    assert "rw60-64k-qd4, tmpfs" in "".join(ElementTree.parse(picture).getroot().itertext())
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--rw", "read", "--case", "randread-4k-qd1"), ("--rw", "read", "--block", "5000"), ("--plot", "x", "--vbds", "4"),
+    ("--vbds", "8", "--size", "4M"), ("--vbds", "4", "--system", "raw")])
+def test_what_does_not_go_together_is_one_line(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
 def test_notifications_are_counted_in_both_modes(bench: Callable[..., dict[str, Any]]) -> None:

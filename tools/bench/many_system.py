@@ -28,7 +28,7 @@ from .process import Memory, Switches, memory, switches
 from .xenpv_system import Child
 
 _SEED = 1
-_SUMMED = ("notifications", "sleeps", "spins", "spins_futile", "batches", "events")
+_SUMMED = ("requests", "notifications", "sleeps", "spins", "spins_futile", "batches", "events")
 
 
 @dataclass(frozen=True)
@@ -155,12 +155,16 @@ class Many:
 
     def counters(self) -> dict[str, int]:
         """The backend's, of all queues together."""
-        total = dict.fromkeys(("requests", *_SUMMED), 0)
+        each = self.each_counters()
+        return {name: sum(counters[name] for counters in each) for name in _SUMMED}
+
+    def each_counters(self) -> list[dict[str, int]]:
+        """The backend's, of each queue."""
+        found = []
         for place in self.places:
             path = self._run / "backend" / f"{place.frontend_domid}-{place.devid}-0.stats"  # xenpv_backend/rundir.py
             with open(path, "rb") as file:
-                found = decode_back(file.read(PAGE_BYTES))
-            total["requests"] += sum(found["requests"].values())
-            for name in _SUMMED:
-                total[name] += found[name]
-        return total
+                counters = decode_back(file.read(PAGE_BYTES))
+            counters["requests"] = sum(counters["requests"].values())
+            found.append({name: int(counters[name]) for name in _SUMMED})
+        return found

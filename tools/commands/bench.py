@@ -90,8 +90,9 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
             if pairs < profiling_.PAIRS_MIN:
                 raise UsageError(f"--profiling needs at least {profiling_.PAIRS_MIN} runs: of fewer pairs nothing is known to "
                                  "95 %")
-            cost = profiling_.measure_profiling(chosen(["randread-4k-qd32"]), storages[0] if storages else "tmpfs", profiles or ["us"],
-                                                seconds or profiling_.SECONDS, pairs, length, spin_us, directory, session.say)
+            cost = profiling_.measure_profiling(
+                chosen(["randread-4k-qd32"]), storages[0] if storages else "tmpfs", profiles or ["us"],
+                seconds or profiling_.SECONDS, pairs, length, spin_us, directory, session.say)
             session.show(cost, report.profiling(cost))
             return 0
         if notifications:

@@ -31,6 +31,11 @@ def test_a_write_is_understood() -> None:
     assert parsed(answer(read=jobs["write"], write=jobs["read"])).ios == 2000
 
 
+def test_a_mix_is_understood_as_one() -> None:
+    jobs = answer()["jobs"][0]
+    assert parsed(json.dumps({"jobs": [{"error": 0, "mixed": jobs["read"]}]})).ios == 2000
+
+
 def test_a_note_before_the_json_is_skipped() -> None:
     assert parsed("note: both iodepth >= 1 and synchronous I/O engine\n" + json.dumps(answer())).ios == 2000
 
@@ -57,6 +62,11 @@ def test_the_job_is_the_case(name: str, rw: str) -> None:
     case = CASES[name]
     lines = fio.job_text(fio.job(case, ioengine="psync")).splitlines()
     assert {f"rw={rw}", f"bs={case.block}", f"iodepth={case.depth}", "ioengine=psync"} < set(lines)
+
+
+def test_the_job_of_a_mix_reports_both_as_one() -> None:
+    lines = fio.job_text(fio.job(CASES["randrw-4k-qd32"])).splitlines()
+    assert {"rw=randrw", "rwmixread=70", "unified_rw_reporting=mixed"} < set(lines)
 
 
 def test_an_option_without_a_value_stands_alone() -> None:

@@ -10,6 +10,7 @@ from xenpv_tools.bench import load
 from xenpv_tools.bench.cases import Case
 
 from xenpv.errors import DeviceError
+from xenpv.wire.blkif import Op
 
 RANDOM = Case("random", 4096, 4)
 
@@ -73,6 +74,32 @@ def run(batch: Batch, seconds: float) -> load._Loop:
 def test_each_io_is_counted_once(clocked: Batch) -> None:
     loop = run(clocked, 3e-6)
     assert (loop.ios, loop.seconds) == (len(clocked.submitted), pytest.approx(4e-6))
+
+
+def test_a_mix_has_its_share_of_reads_whatever_a_turn_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Counting()
+    monkeypatch.setattr(load, "perf_counter_ns", lambda: batch.now)
+    case = Case("mix", 4096, 3, reads=70)
+    loop = load._Loop(batch, case, load.sectors_of(1 << 20, case, 1))  # type: ignore[arg-type]
+    loop.run(1000e-6)
+    assert batch.count[Op.READ] == pytest.approx(0.7 * loop.ios, abs=1)
+    assert batch.count[Op.READ] + batch.count[Op.WRITE] == loop.ios > 1000
+
+
+class Counting:
+    """Answers at once what it is given, oldest first, and counts by operation; the clock moves 1 us each time."""
+
+    def __init__(self) -> None:
+        self.count = {Op.READ: 0, Op.WRITE: 0}
+        self.now = 1000
+        self.in_flight = 0
+        self.slots = memoryview(array("I"))
+
+    def exchange(self, op: Op, sectors: memoryview, *, at_least: int) -> int:
+        self.now += 1000
+        self.count[op] += len(sectors)
+        self.slots = memoryview(array("I", range(len(sectors))))
+        return len(sectors)
 
 
 def test_the_disk_is_idle_at_the_end(clocked: Batch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,10 +55,28 @@ def test_a_disk_that_is_not_read_does_not_count(target: files.Target, read: int 
             peer._check_fair()
 
 
+@pytest.mark.parametrize(("target", "direct", "kinds"), [
+    (TMPFS, False, ["io_uring", "threads"]), (DISK, True, ["native", "io_uring", "threads"])])
+def test_qemu_has_its_best_for_each_storage(target: files.Target, direct: bool, kinds: list[str]) -> None:
+    nodes = [json.loads(systems.qemu.command(setup.server, target, systems.nbd_server.Place(Path("/f")))[2])
+             for setup in systems.qemu_setups(CASES["randread-4k-qd32"], target)]
+    assert [(node["aio"], node["cache"], node["filename"]) for node in nodes] == [
+        (kind, {"direct": direct}, str(target.path)) for kind in kinds]
+
+
+def test_of_a_mix_only_the_reads_come_from_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "storage_bytes_read", lambda pid: 700_000)
+    peer = systems.Nbdkit(DISK, Path())
+    peer._server = systems.nbd_server.Server(1, Path())
+    peer._ran(Case("case", 1000, 8, reads=70), fio.FioResult(1000, 0, 0, 0, 0, 0))
+    assert peer._from_disk == pytest.approx(1.0)
+
+
 def test_setups_have_names_of_their_own() -> None:
     for case in CASES.values():
         for target in (TMPFS, DISK):
-            for setups in (systems.raw_setups(case, target), systems.nbdkit_setups(case, target)):
+            for setups in (systems.raw_setups(case, target), systems.nbdkit_setups(case, target),
+                           systems.qemu_setups(case, target)):
                 assert len({setup.name for setup in setups}) == len(setups)
 
 
@@ -91,11 +110,12 @@ def test_when_no_setup_works_the_reasons_are_told() -> None:
         Tried({"psync": fio.FioError("no")}).prepare(CASES["randread-4k-qd1"], 0.1)
 
 
-@pytest.mark.parametrize("program", ["fio", "nbdkit"])
-def test_a_missing_program_is_said(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("program", "peer"), [
+    ("fio", systems.Nbdkit), ("nbdkit", systems.Nbdkit), ("qemu-storage-daemon", systems.QemuStorageDaemon)])
+def test_a_missing_program_is_said(program: str, peer: type[systems.NbdPeer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None if name == program else f"/{name}")
     with pytest.raises(systems.NotRun, match=f"{program} is not installed"):
-        systems.Nbdkit(TMPFS, Path()).__enter__()
+        peer(TMPFS, Path()).__enter__()
 
 
 def test_what_is_missing_is_in_the_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
