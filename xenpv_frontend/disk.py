@@ -196,7 +196,7 @@ class Disk(Closing):
         """
         found = self._reaper.samples()
         time = self._device.time
-        if time is not None and self._device.stamp == "us":
+        if time is not None and self._device.stamp == "us" and not time.one_clock:
             with suppress(TimePageError):  # the clocks stay tied as they were
                 time.settle(fine=True)
                 if time.ahead_ns is not None:

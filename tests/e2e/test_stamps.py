@@ -50,6 +50,17 @@ def test_every_request_has_its_stages(bare: World, unit: str, slack: int) -> Non
         assert ours["stamps"] + ours["stamps_absent"] == counters.requests and ours["stamps_future"] == 0
 
 
+def test_microseconds_of_another_clock_are_tied(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in another domain: by ticks that are seen to change."""
+    monkeypatch.setattr(Reader, "one_clock", False)
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="us") as disk:
+        for _ in range(2):
+            assert disk.read(0, 4096) == PATTERN[:4096]
+            sample, = disk.samples()
+            assert in_order(sample, 5000) or not sample.known
+
+
 class TimedStorage(MemoryStorage):
     """Takes some milliseconds, and knows which."""
 

@@ -27,7 +27,7 @@ __all__ = ["Epoch", "Follower", "Reader", "Reading"]
 DEADLINE_NS = 100_000_000
 """How long a torn page is tried again: the publisher's CPU may have been taken from it in the middle of a write."""
 ONE_CLOCK_NS = 1_000_000_000
-"""Further off, the two are no one clock: a time namespace lies between them (time_namespaces(7))."""
+"""Readings of one clock are not further apart: else a time namespace lies between them (time_namespaces(7))."""
 PAUSE = 0.0005
 """Seconds between two tries."""
 
@@ -240,15 +240,17 @@ class Reader(Closing):
                 self._sleep(PAUSE)
 
     @property
-    def ahead_ns(self) -> int | None:
-        """What the own clock says more than dom0's CLOCK_MONOTONIC; None while the two do not agree.
+    def one_clock(self) -> bool:
+        """Whether the page was last read of this very kernel, whose clock is the own one: there is nothing to tie."""
+        last = self._last
+        return last is not None and last.epoch.boot_id == _own_boot_id() and abs(last.own_ns - last.tick_ns) < ONE_CLOCK_NS
 
-        Where the page is this very kernel's, the two are one clock and it is 0: ticks are seen some microseconds late.
-        """
-        ahead = self._own.ahead_ns if self._own is not None else None
-        if ahead is not None and self._last is not None and abs(ahead) < ONE_CLOCK_NS:
-            return 0 if self._last.epoch.boot_id == _own_boot_id() else ahead
-        return ahead
+    @property
+    def ahead_ns(self) -> int | None:
+        """What the own clock says more than dom0's CLOCK_MONOTONIC, 0 where they are one; None while they do not agree."""
+        if self.one_clock:
+            return 0
+        return self._own.ahead_ns if self._own is not None else None
 
     def wait(self, seconds: float = 5.0) -> Reading:
         """The first reading; a page that is not there, or does not tick yet, is waited for. Raises TimePageError."""

@@ -7,7 +7,7 @@ import pytest
 from xenpv.errors import (TimeAbsentError, TimeDisruptedError, TimeMalformedError, TimePageError, TimeStaleError,
                           TimeTornError)
 from xenpv.testing.timepage import JUMP_TICKS, WRAP_TICKS, Fault, Scene
-from xenpv.timepage import Reader
+from xenpv.timepage import Kernel, Reader
 from xenpv.timepage.page import PageView
 
 TICK = Scene.tick_nsec / 1e9
@@ -66,6 +66,29 @@ def test_nanoseconds_are_dom0_s(scene: Scene) -> None:
     reading = reader.settle()
     assert reading.ns is not None
     assert 0 <= scene.now_ns + scene.offset - reading.ns <= Scene.tick_nsec
+
+
+def test_a_page_of_this_kernel_has_the_own_clock_and_nothing_is_tied(scene: Scene) -> None:
+    scene.restart(Kernel().boot_id())
+    reader = reader_of(scene)
+    assert (reader.one_clock, reader.ahead_ns) == (False, None)
+    reader.read()
+    assert (reader.one_clock, reader.ahead_ns) == (True, 0)
+
+
+def test_another_kernel_s_clock_is_tied_however_close_it_is(scene: Scene, reader: Reader) -> None:
+    assert not reader.one_clock
+    reader.settle()
+    assert reader.ahead_ns is not None and 0 <= reader.ahead_ns <= Scene.tick_nsec
+
+
+def test_a_time_namespace_of_this_kernel_is_another_clock(scene: Scene) -> None:
+    scene.offset = 10**10
+    scene.restart(Kernel().boot_id())
+    reader = reader_of(scene)
+    reader.settle()
+    assert not reader.one_clock
+    assert reader.ahead_ns is not None and abs(reader.ahead_ns + 10**10) <= Scene.tick_nsec
 
 
 def test_a_clock_that_does_not_agree_gives_ticks_alone(scene: Scene) -> None:
