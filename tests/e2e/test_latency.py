@@ -6,23 +6,22 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import pytest
 
-from tests.e2e.test_disk import PATTERN, SIZE, World, bare
+from tests.e2e.test_disk import PATTERN, SIZE, bare
 from tests.e2e.test_stamps import publishing
 from tests.support.raw_frontend import DEVID
+from tests.support.world import World, serving
 from xenpv.latency import DiskLatency, Histogram, read_disk
 from xenpv.testing.timepage import Scene
 from xenpv.timepage.kernel import Kernel
 from xenpv.timepage.page import PageView
 from xenpv.xenbus import VbdPlace, vbd_nodes
-from xenpv_backend.daemon import Backend
-from xenpv_backend.options import BackendOptions
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
@@ -32,19 +31,6 @@ from xenpv_tools.cli import main
 __all__ = ["bare"]
 
 TICK_NS = Kernel().tick_nsec()
-
-
-@contextmanager
-def serving(world: World, **options: object) -> Iterator[Backend]:
-    backend = Backend(world.dom0, world.run, BackendOptions(spin_us=0, **options))  # type: ignore[arg-type]
-    thread = threading.Thread(target=backend.serve)
-    thread.start()
-    try:
-        yield backend
-    finally:
-        backend.stop()
-        thread.join()
-        backend.close()
 
 
 class TimedStorage(MemoryStorage):
@@ -87,7 +73,7 @@ def reads(latency: DiskLatency | None) -> dict[str, Histogram]:
 @pytest.mark.parametrize("unit", ["tick", "us"])
 def test_both_ends_count_every_request(bare: World, unit: str) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare, stamp=unit), Disk.open(bare.guest, stamp=unit) as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp=unit), Disk.open(bare.guest, stamp=unit) as disk:
         assert disk.read(0, SIZE) == PATTERN
         disk.write(0, PATTERN[:4096])
         disk.flush()
@@ -103,7 +89,7 @@ def test_both_ends_count_every_request(bare: World, unit: str) -> None:
 
 def test_the_stages_of_every_operation_add_up(bare: World) -> None:
     bare.attach()
-    with publishing(bare.dom0), serving(bare, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
         disk.read(0, SIZE)
         stages = reads(disk.latency())
     assert stages["total"].total == sum(stages[name].total for name in ("queued", "service", "reaped"))
@@ -150,7 +136,7 @@ def test_a_storage_that_takes_a_known_time_by_a_clock_that_it_moves(bare: World,
     known = [0, 1, 3, 70, 200, 5000]
     storage.meanwhile = lambda number: clock.pass_ticks(known[number])
     bare.attach()
-    with serving(bare, stamp="tick"), Disk.open(bare.guest, stamp="tick") as disk:
+    with serving(bare.dom0, bare.run, stamp="tick"), Disk.open(bare.guest, stamp="tick") as disk:
         for _ in known:
             disk.read(0, 512)
         ours, theirs = reads(disk.latency()), reads(the_backends(bare))
@@ -170,7 +156,7 @@ def test_a_storage_that_takes_a_known_time(bare: World, storage: TimedStorage) -
     outside = []
     storage.meanwhile = lambda number: storage.wait(number % 4 / 1000)
     bare.attach()
-    with publishing(bare.dom0), serving(bare, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
         before = disk.latency()
         assert before is not None
         for number in range(40):
@@ -190,7 +176,7 @@ def test_a_storage_that_takes_a_known_time(bare: World, storage: TimedStorage) -
 
 def test_a_guest_without_stamps_shows_the_backends_stages(bare: World) -> None:
     bare.attach()
-    with serving(bare, profile="us"), Disk.open(bare.guest) as disk:
+    with serving(bare.dom0, bare.run, profile="us"), Disk.open(bare.guest) as disk:
         disk.read(0, SIZE)
         assert disk.latency() is None
         latency, requests = the_backends(bare), disk.stats().requests
@@ -204,7 +190,7 @@ def test_a_guest_without_stamps_shows_the_backends_stages(bare: World) -> None:
 def test_the_backends_own_tick_where_its_clock_is_dear(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xenpv_backend.options.own_clock_is_cheap", lambda: False)
     bare.attach()
-    with serving(bare, profile="auto"), Disk.open(bare.guest) as disk:
+    with serving(bare.dom0, bare.run, profile="auto"), Disk.open(bare.guest) as disk:
         disk.read(0, 4096)
         latency = the_backends(bare)
     assert (latency.unit, latency.resolution_ns, latency.count) == ("tick", TICK_NS, 1)
@@ -213,7 +199,7 @@ def test_the_backends_own_tick_where_its_clock_is_dear(bare: World, monkeypatch:
 
 def test_a_frontend_without_stamps_knows_its_total(bare: World) -> None:
     bare.attach()
-    with serving(bare), Disk.open(bare.guest, profile=True) as disk:
+    with serving(bare.dom0, bare.run), Disk.open(bare.guest, profile=True) as disk:
         disk.read(0, 4096)
         stages = reads(disk.latency())
     assert stages["total"].count == 1
@@ -223,7 +209,7 @@ def test_a_frontend_without_stamps_knows_its_total(bare: World) -> None:
 
 def test_off_by_default(bare: World) -> None:
     bare.attach()
-    with serving(bare), Disk.open(bare.guest) as disk:
+    with serving(bare.dom0, bare.run), Disk.open(bare.guest) as disk:
         disk.read(0, 4096)
         assert disk.latency() is None
         assert read_disk(bare.run, bare.guest.domid, DEVID) is None
@@ -232,15 +218,15 @@ def test_off_by_default(bare: World) -> None:
 def test_a_successor_goes_on_counting(bare: World) -> None:
     bare.attach()
     with ExitStack() as backends:
-        backends.enter_context(serving(bare, profile="us"))
+        backends.enter_context(serving(bare.dom0, bare.run, profile="us"))
         with Disk.open(bare.guest, profile=True) as disk:
             disk.read(0, 4096)
             backends.close()
-            backends.enter_context(serving(bare, profile="us"))
+            backends.enter_context(serving(bare.dom0, bare.run, profile="us"))
             disk.read(0, 4096)
             assert the_backends(bare).count == 2
             backends.close()
-            backends.enter_context(serving(bare))
+            backends.enter_context(serving(bare.dom0, bare.run))
             disk.read(0, 4096)
             assert read_disk(bare.run, bare.guest.domid, DEVID) is None, "who does not measure leaves no old figures"
             latency = disk.latency()
@@ -249,7 +235,7 @@ def test_a_successor_goes_on_counting(bare: World) -> None:
 
 def test_a_new_connection_begins_anew(bare: World) -> None:
     bare.attach()
-    with serving(bare, profile="us"):
+    with serving(bare.dom0, bare.run, profile="us"):
         for _ in range(2):
             with Disk.open(bare.guest) as disk:
                 disk.read(0, 4096)
@@ -283,7 +269,7 @@ def give(world: World, devid: int = DEVID) -> None:
 
 
 def test_the_command_shows_every_stage(bare: World, command: Command) -> None:
-    with publishing(bare.dom0), serving(bare, stamp="us"):
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"):
         give(bare)
         with Disk.open(bare.guest, stamp="us") as disk:
             disk.read(0, SIZE)
@@ -298,7 +284,7 @@ def test_the_command_shows_every_stage(bare: World, command: Command) -> None:
 
 
 def test_the_command_shows_what_comes_in_the_next_seconds(bare: World, command: Command) -> None:
-    with serving(bare, profile="us"):
+    with serving(bare.dom0, bare.run, profile="us"):
         give(bare)
         with Disk.open(bare.guest) as disk:
             disk.read(0, 4096)
@@ -308,7 +294,7 @@ def test_the_command_shows_what_comes_in_the_next_seconds(bare: World, command: 
 
 def test_the_command_says_in_words_what_is_missing(bare: World, command: Command) -> None:
     assert "has no disks" in command("guest", status=1)
-    with serving(bare):
+    with serving(bare.dom0, bare.run):
         give(bare)
         assert "xvda of domain guest is not measured: start the backend with --profile auto" in command("guest", status=1)
         assert "has no xvdz" in command("guest", "xvdz", status=1)
@@ -319,7 +305,7 @@ def test_the_command_says_in_words_what_is_missing(bare: World, command: Command
                                               ("auto", ["total"])])
 def test_a_copy_shows_how_long_its_requests_took(bare: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str,
                                                  stages: list[str]) -> None:
-    with publishing(bare.dom0), serving(bare, stamp="us"):
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"):
         give(bare)
         copy = str(tmp_path / "copy.img")
         words = ["--hypervisor", f"emulated:{bare.run}#{bare.guest.domid}", "disk", "cp", "xvda", copy, "--latency", unit]

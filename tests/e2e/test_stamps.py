@@ -14,7 +14,7 @@ from tests.e2e.test_disk import PATTERN, SIZE, bare
 from tests.support.world import World, in_a_thread, serving
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError, TimeAbsentError, UsageError
-from xenpv.timepage import Publisher, open_reader
+from xenpv.timepage import Publisher, Reader, open_reader
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
