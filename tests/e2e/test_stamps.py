@@ -54,7 +54,7 @@ def test_microseconds_of_another_clock_are_tied(bare: World, monkeypatch: pytest
     """As in another domain: by ticks that are seen to change."""
     monkeypatch.setattr(Reader, "one_clock", False)
     bare.attach()
-    with publishing(bare.dom0), serving(bare.dom0, bare.run, "us"), Disk.open(bare.guest, stamp="us") as disk:
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), Disk.open(bare.guest, stamp="us") as disk:
         for _ in range(2):
             assert disk.read(0, 4096) == PATTERN[:4096]
             sample, = disk.samples()
