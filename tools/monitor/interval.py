@@ -3,7 +3,7 @@
 RULES
 
 - The first look at a vbd is no difference: there are no rates of it.
-- A counter that went back is another ring, not a rate of zero: the interval says `new`, and has no rates.
+- A counter that went back is another ring, not a rate of zero: the interval says `new ring`, and has no rates.
 - A vbd whose backend has gone says so; its last counters are not shown as idleness.
 """
 
@@ -41,7 +41,7 @@ class Interval:
     latency: DiskLatency | None = None
     """Of the requests that were answered meanwhile."""
     state: str = ""
-    """``new``, ``no backend`` or what is wrong with its page, and then there are no rates; ``halted``; else empty."""
+    """``new``, ``new ring``, ``no backend`` or what is wrong with its page, and then no rates; ``halted``; else empty."""
 
     @property
     def vdev(self) -> str:
@@ -120,9 +120,11 @@ def between(before: Snapshot | None, after: Snapshot, seconds: float) -> Interva
     place = (after.domid, after.devid, seconds)
     if after.fault:
         return Interval(*place, state=after.fault)
-    grown = _grown(before, after) if before else None
-    if before is None or grown is None or seconds <= 0:
+    if before is None or before.fault or seconds <= 0:
         return Interval(*place, in_flight=after.sum("in_flight"), state="new")
+    grown = _grown(before, after)
+    if grown is None:
+        return Interval(*place, in_flight=after.sum("in_flight"), state="new ring")
     latency = None
     if after.latency and before.latency and after.latency.is_like(before.latency):
         latency = after.latency - before.latency

@@ -214,7 +214,7 @@ def test_a_backend_that_restarts(pty: Pty, files: BackendFiles) -> None:
 
     frames = live(pty, files, files.end, again, lambda: files.put(requests_read=8), lambda: pty.type(b"q"))
     assert "no backend runs" in frames[1][0] and shown(frames[1]) == ["1", "xvda", "no", "backend"]
-    assert shown(frames[2]) == ["1", "xvda", "new"]
+    assert shown(frames[2]) == ["1", "xvda", "new", "ring"]
     assert shown(frames[3])[:3] == ["1", "xvda", "3.0"]
 
 
