@@ -19,14 +19,13 @@ from typing import Any, Protocol
 from xenpv.domain import Store, Transaction
 from xenpv.errors import (DeviceError, HypervisorError, RemoteProtocolError, StorageError, StoreError,
                           XenpvError)
-from xenpv.timepage import own_clock_is_cheap
-from xenpv.wire.blkif import DiskInfo
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, BackendNode, DiskFacts, FrontendNode,
                           FrontendRings, Role, Situation, Step, VbdPlace, XenbusState, next_step, parse_state)
 
 from .connection import Agreement, Attached
 from .keys import Keys, read
 from .log import VbdLog
+from .offers import adverts_of, check_whole, facts_of
 from .options import BackendOptions
 from .queue import Queue
 from .storage import Storage, StorageBusyError, open_storage
@@ -53,13 +52,6 @@ class Connects(Protocol):
     def connect(self, agreement: Agreement) -> Attached: ...
 
     def forget(self, place: VbdPlace) -> None: ...
-
-
-def _stamp(wanted: str) -> str | None:
-    """The unit of stamps to offer: microseconds only where this end's clock is cheap enough to be looked at."""
-    if wanted == "us" and not own_clock_is_cheap():
-        return "tick"
-    return None if wanted == "off" else wanted
 
 
 class Device:
@@ -326,38 +318,10 @@ class Device:
             self._storage = open_storage(node.params, node.mode, cache=self._options().cache)
         return self._storage
 
-    def _adverts(self, storage: Storage) -> BackendAdverts:
-        options, facts = self._options(), storage.facts
-        discard = options.discard and facts.discard and not facts.readonly and self._node.discard_enable is not False
-        return BackendAdverts(
-            max_queues=options.max_queues, max_ring_page_order=options.max_ring_page_order,
-            max_indirect_segments=options.max_indirect_segments, persistent=options.persistent,
-            flush_cache=facts.flush and options.flush, barrier=facts.flush and options.barrier, discard=discard,
-            discard_granularity=(facts.discard_granularity or None) if discard else None,
-            discard_alignment=facts.discard_alignment if discard else None,
-            discard_secure=facts.discard_secure and options.discard_secure if discard else None,
-            notify_flag=options.notify_flag, stamp=_stamp(options.stamp))
-
     def _standing_adverts(self) -> BackendAdverts | None:
         """What a predecessor of ours has offered, None when nobody of ours was here."""
         keys = Keys(self._store, self.place.backend)
         return None if keys.get(_FLAG_ADVERT) is None else BackendAdverts.parse(keys, self.place.backend)
-
-    def _facts(self, storage: Storage) -> DiskFacts:
-        facts, node = storage.facts, self._node
-        info = DiskInfo(0)
-        for bit, holds in ((DiskInfo.READONLY, facts.readonly), (DiskInfo.CDROM, node.device_type == "cdrom"),
-                           (DiskInfo.REMOVABLE, node.removable)):
-            if holds:
-                info |= bit
-        self._sector_size = max(facts.sector_size, self._options().sector_size)
-        self._check_whole(facts.size)
-        return DiskFacts(facts.sectors, int(info), self._sector_size, max(facts.physical_sector_size, self._sector_size))
-
-    def _check_whole(self, size: int) -> None:
-        if size % self._sector_size:
-            raise StorageError(f"{size} bytes are no whole sectors of {self._sector_size} bytes: `truncate -s "
-                               f"%{self._sector_size}` rounds an image up")
 
     def _advertise(self, now: Situation) -> Mapping[str, str]:
         storage = self._open_storage()
@@ -365,7 +329,8 @@ class Device:
         if now.own in waiting and not now.announced and self._standing_adverts() is not None:
             return {}
         bundle = bundle_id(storage)
-        return {**self._adverts(storage).to_keys(), **({} if bundle is None else {BUNDLE_KEY: str(bundle)})}
+        adverts = adverts_of(self._node, storage.facts, self._options())
+        return {**adverts.to_keys(), **({} if bundle is None else {BUNDLE_KEY: str(bundle)})}
 
     def _rings(self, adverts: BackendAdverts) -> FrontendRings:
         """What the frontend published. What the kernel's own backend may have offered it before us is accepted too."""
@@ -377,8 +342,9 @@ class Device:
     def _connect(self) -> Mapping[str, str]:
         storage = self._open_storage()
         standing = self._standing_adverts()
-        adverts = standing or self._adverts(storage)
-        facts = self._facts(storage)
+        adverts = standing or adverts_of(self._node, storage.facts, self._options())
+        facts = facts_of(self._node, storage.facts, self._options())
+        self._sector_size = facts.sector_size
         self._connection = self._connector.connect(
             Agreement(self.place, self._rings(adverts), adverts, facts, storage))
         return facts.to_keys() if standing else {**adverts.to_keys(), **facts.to_keys()}
@@ -439,9 +405,9 @@ class Device:
             raise DeviceError(f"domid {self.place.frontend_domid} devid {self.place.devid} is not connected: its size "
                               "is read when it is")
         if size is not None:
-            self._check_whole(size)
+            check_whole(size, self._sector_size)
         facts = self._storage.refresh() if size is None else self._storage.grow(size)
-        self._check_whole(facts.size)
+        check_whole(facts.size, self._sector_size)
         self._connection.resize(facts.sectors)
         self._say_size()
         return facts.size

@@ -122,7 +122,7 @@ TEST(a_request_is_one_map_where_maps_are_dear)
         struct raw_request request = raw_page(XENPV_OP_WRITE, 1, 0, 5);
         request.count = 3;
         request.segment[1] = (__typeof__(request.segment[0])){ bad ? 0 : FAKE_FIRST_REF + POOL_FIRST + 6, 1, 7 };
-        request.segment[2] = request.segment[0];
+        request.segment[2] = (__typeof__(request.segment[0])){ FAKE_FIRST_REF + POOL_FIRST + 7, 0, 0 };
         raw_put(&queue, &request);
         int64_t maps = queue.domain.maps;
         CHECK_EQ(xenpv_back_take(queue.back, slots, 4, &count), 1);

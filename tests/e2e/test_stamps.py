@@ -120,7 +120,7 @@ def test_microseconds_need_a_cheap_clock(bare: World, monkeypatch: pytest.Monkey
         patch.setattr("xenpv_frontend.device.own_clock_is_cheap", lambda: False)
         with pytest.raises(DeviceError, match="stamp in ticks"):
             Disk.open(bare.guest, stamp="us")
-    monkeypatch.setattr("xenpv_backend.device.own_clock_is_cheap", lambda: False)
+    monkeypatch.setattr("xenpv_backend.offers.own_clock_is_cheap", lambda: False)
     with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"):
         with pytest.raises(DeviceError, match="offers no stamps in us"):
             Disk.open(bare.guest, stamp="us")

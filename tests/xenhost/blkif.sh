@@ -17,7 +17,10 @@ image() {
     sha256sum <"/tmp/$1.img" | cut -c1-64 >"/tmp/$1.sha"
 }
 # agreed VDEV PATTERN: what blkfront says of that disk.
-agreed() { grep -a "blkfront: $1:" "$(console blkif)" | tail -n 1 | grep -q -- "$2" || die "$1 is not '$2'"; }
+agreed() {
+    awk -v disk="blkfront: $1:" -v wanted="$2" 'index($0, disk) { line = $0 } END { exit !index(line, wanted) }' "$(console blkif)" \
+        || die "$1 is not '$2'"
+}
 fact() { said blkif "guest: $1 $2" || die "$1 is not '$2'"; }
 # counter VDEV NAME: of the backend's queues of that disk.
 counter() {
