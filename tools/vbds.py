@@ -13,6 +13,7 @@ from xenpv.domain import Store
 from xenpv.errors import StorageError, UsageError
 from xenpv.wire.blkif import SECTOR_SIZE
 from xenpv.xenbus import HANDOVER_SCRIPT, VbdPlace, vbd_nodes, vdev_number
+from xenpv_backend.storage import FILTERS, is_filter, parse_target
 
 from . import toolstack
 from .backend_control import running
@@ -20,7 +21,7 @@ from .diskspec import DiskSpec
 from .domains import Domains
 from .session import Session
 
-__all__ = ["Attachment", "check_target", "prepare", "warn_without_backend"]
+__all__ = ["Attachment", "check_target", "prepare", "warn_without_backend", "whole_target"]
 
 SCRIPTS = Path("/etc/xen/scripts")
 """Where xl looks for the scripts of disks (XEN_SCRIPT_DIR)."""
@@ -87,12 +88,29 @@ def _prepare(spec: DiskSpec, domains: Domains) -> Attachment:
     if spec.backendtype not in (None, "phy") and not xls_way or spec.specification == "virtio":
         raise UsageError(f"{spec.vdev}: backendtype={spec.backendtype or ''} specification={spec.specification or ''} "
                          "is another backend's disk: leave both out")
+    if spec.script == "block-nbd":
+        raise UsageError(f"{spec.vdev}: nbd: in front is xl's word for its script block-nbd: for our own NBD, write "
+                         f"vdev={spec.vdev},target=nbd:{spec.target}")
     if spec.script not in (None, HANDOVER_SCRIPT):
         raise UsageError(f"{spec.vdev}: script={spec.script} is another backend's: leave it out")
     backend = 0 if spec.backend is None else domains.find(spec.backend).domid
     # The files of another domain are not ours to look at.
-    target = check_target(str(spec.target), spec.writable) if backend == 0 else str(spec.target)
+    target = whole_target(str(spec.target), spec.writable) if backend == 0 else str(spec.target)
     return Attachment(spec, target, backend, domains.xen)
+
+
+def whole_target(text: str, writable: bool) -> str:
+    """A target (docs/storage.md) with the whole path of its image. Raises StorageError for what cannot be served.
+
+    What is no image is looked at by the backend alone. A file of this name, whatever else the name may mean, is it.
+    """
+    if Path(text).exists():
+        return check_target(text, writable)
+    target = parse_target(text, is_filter)
+    if target.word not in ("raw", "aio"):
+        return text
+    reads_only = any(FILTERS[word].readonly_below for word, _ in target.filters if word in FILTERS)
+    return target.head + check_target(target.rest, writable and not reads_only)
 
 
 def check_target(target: str, writable: bool) -> str:

@@ -168,8 +168,12 @@ class Backend(Closing):
 
     def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"pid": os.getpid(), "hypervisor": self._domain.uri, "domid": self._domain.domid,
-                "directory": str(self._directory.path), "devices": len(self._watcher.devices),
+                "directory": str(self._directory.path), "devices": len(self._watcher.devices), "degraded": self._degraded(),
                 "options": asdict(self.options)}
+
+    def _degraded(self) -> list[str]:
+        found = ((place, device.degraded()) for place, device in self._watcher.devices.items())
+        return [f"domid {place.frontend_domid} devid {place.devid}: {words}" for place, words in found if words]
 
     def _resize(self, request: dict[str, Any]) -> dict[str, Any]:
         size = request.get("bytes")

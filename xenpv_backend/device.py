@@ -29,6 +29,7 @@ from .offers import adverts_of, check_whole, facts_of
 from .options import BackendOptions
 from .queue import Queue
 from .storage import Storage, StorageBusyError, open_storage
+from .storage.base import Describes
 from .storage.bundle import BUNDLE_KEY, bundle_id
 
 STEPS_PER_TURN = 6
@@ -452,9 +453,16 @@ class Device:
             facts = self._storage.facts
             about["storage"] = {"name": self._storage.name, "cache": self._storage.cache, "readonly": facts.readonly,
                                 "size": facts.size, "sector_size": facts.sector_size, "discard": facts.discard}
+            if isinstance(self._storage, Describes):
+                about["storage"]["layers"] = dict(self._storage.describe())
         if self._connection is not None:
             about |= self._connection.describe()
         return about
+
+    def degraded(self) -> str | None:
+        """What is wrong with a storage that works all the same, in words."""
+        layers: Mapping[str, Any] = self._storage.describe() if isinstance(self._storage, Describes) else {}
+        return str(layers["degraded"]) if layers.get("degraded") else None
 
     def _summary(self, step: Step) -> str:
         if self._connection is None or self._storage is None or Action.DISCONNECT in step.actions[-1:]:

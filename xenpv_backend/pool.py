@@ -6,22 +6,16 @@ queue whose storage is in Python has its own thread always.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from xenpv.closing import Closing
-from xenpv.errors import ClosedError, RemoteProtocolError
-from xenpv.wire.blkif import Op, Status
 
-from .log import LOGGER
-from .queue import Queue, Request, Service
+from .python_server import PythonServer
+from .queue import Queue, Service
 from .storage import Storage
-
-BATCH = 32
-"""Requests that a storage in Python is given at once."""
 
 
 class Server(Protocol):
@@ -34,110 +28,6 @@ class Server(Protocol):
     def call(self, function: Callable[[], None]) -> None: ...
     def close(self) -> None: ...
     def __len__(self) -> int: ...
-
-
-class PythonServer:
-    """A thread that serves one queue from a storage in Python."""
-
-    engine = "python"
-
-    def __init__(self, storage: Storage, on_halt: Callable[[Queue], None]) -> None:
-        self._storage = storage
-        self._on_halt = on_halt
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._ending = False
-        self._calls: list[tuple[Callable[[], None], threading.Event]] = []
-        self._lock = threading.Lock()
-        self._queue: Queue | None = None
-        self._thread: threading.Thread | None = None
-
-    def __len__(self) -> int:
-        return 0 if self._queue is None else 1
-
-    def add(self, queue: Queue) -> None:
-        """Serve `queue` from now on; one alone."""
-        self._queue = queue
-        self._thread = threading.Thread(target=self._serve, args=(queue,), name="xenpv-storage", daemon=True)
-        self._thread.start()
-
-    def remove(self, queue: Queue) -> None:
-        """Serve it no more. Returns when what it took is answered."""
-        if self._thread is None or queue is not self._queue:
-            return
-        self._ending = True
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        self._thread = self._queue = None
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Run `function` in the thread, between two batches."""
-        done = threading.Event()
-        with self._lock:
-            if self._ending or self._thread is None:
-                raise ClosedError("the queue is served no more")
-            self._calls.append((function, done))
-        os.eventfd_write(self._wake, 1)
-        done.wait()
-
-    def close(self) -> None:
-        """End the thread."""
-        if self._queue is not None:
-            self.remove(self._queue)
-        if self._wake >= 0:
-            os.close(self._wake)
-            self._wake = -1
-
-    def _serve(self, queue: Queue) -> None:
-        try:
-            while not self._ending:
-                try:
-                    requests = queue.next(BATCH, None, self._wake)
-                except InterruptedError:
-                    continue
-                if requests:
-                    self._handle(queue, requests)
-                else:
-                    self._take_calls()
-        except RemoteProtocolError:
-            self._on_halt(queue)
-        finally:
-            # Those who call now are answered by the end of the thread.
-            with self._lock:
-                self._ending = True
-            self._run_calls()
-
-    def _handle(self, queue: Queue, requests: list[Request]) -> None:
-        for request in requests:
-            request.status = Status.ERROR  # unless the storage says otherwise
-        try:
-            self._storage.handle(requests)
-            self._make_durable(requests)
-        except Exception as error:  # whatever it is: the requests are answered, and the next ones are tried
-            LOGGER.error("domid %d: %s failed: %s", queue.config.domid, self._storage.name, error)
-        queue.complete(requests)
-
-    def _make_durable(self, requests: list[Request]) -> None:
-        """A barrier is the only one of its batch: its data is durable before it is answered."""
-        for barrier in requests:
-            if barrier.flush_after and barrier.status == Status.OKAY:
-                flush = Request(Op.FLUSH_DISKCACHE, 0, 0, None, False, 0, Status.ERROR)
-                barrier.status = Status.ERROR
-                self._storage.handle([flush])
-                barrier.status = flush.status
-
-    def _take_calls(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-        self._run_calls()
-
-    def _run_calls(self) -> None:
-        with self._lock:
-            calls, self._calls = self._calls, []
-        for function, done in calls:
-            try:
-                function()
-            finally:
-                done.set()
 
 
 class Drain:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xenpv.testing import storage as contract
-from xenpv_backend.storage import FileStorage, MemoryStorage
+from xenpv_backend.storage import FileStorage, MemoryStorage, open_storage
 
 
 @pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
@@ -43,3 +43,18 @@ def test_a_storage_that_forgets_is_caught() -> None:
 
     with pytest.raises(AssertionError):
         contract.check_storage(lambda readonly: Forgets(65536, readonly=readonly))
+
+
+FILTERS = ["throttle,iops=1000000:", "fault,delay=1us:", "fault,errors=0,torn=100%,ops=read:", "overlay:",
+           "overlay,file={}/top:", "log,file={}/log:", "log:overlay,file={}/top:throttle,bps=10G:"]
+
+
+@pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("storage", ["{}/disk.img", "memory:131072"])
+def test_filters(tmp_path: Path, check: Callable[[contract.Make], None], filters: str, storage: str) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(range(256)) * 512)
+    target = (filters + storage).format(*[tmp_path] * 4)
+    if check is contract.check_readonly and "file={}/top" in filters:
+        open_storage(target, "w").close()  # read-only it is not made
+    check(lambda readonly: open_storage(target, "r" if readonly else "w"))

@@ -8,12 +8,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.raw_frontend import DEVID, RawFrontend, wait_state
-from tests.support.world import World, new_world, serving
+from tests.support.served import SIZE, Served, served
 from xenpv.errors import UsageError
 from xenpv.wire.blkif import Op, Protocol
 from xenpv.xenbus import XenbusState
@@ -25,20 +24,11 @@ from xenpv_backend.storage import open_storage
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 
-SIZE = 1 << 20
-
-
-class Served(World):
-    """A backend in a thread serves what is attached."""
-
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        return request(self.run, verb, **arguments)
-
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[Served]:
-    with new_world(tmp_path, bytes(range(256)) * (SIZE // 256)) as made, serving(made.dom0, made.run):
-        yield Served(**vars(made))
+    with served(tmp_path) as world:
+        yield world
 
 
 def test_read(world: Served) -> None:

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             threading.Event().wait()
 
     if arguments[1:] == ["stuck"]:
-        storage.FORMATS["stuck"] = lambda path, readonly, cache: Stuck(path, readonly=readonly, cache=cache)
+        storage.FORMATS["stuck"] = lambda opening: Stuck(opening.target, readonly=opening.readonly, cache=opening.cache)
     else:
         storage.FORMATS["stuck"] = storage.FORMATS["raw"]
     try:

@@ -132,6 +132,7 @@ def status(session: Session) -> None:
     """What a running backend says of itself."""
     found = ask(session.run_directory(), "status")
     shown = {key: value for key, value in found.items() if key != "options"} | found.get("options", {})
+    shown["degraded"] = "; ".join(found.get("degraded", [])) or "nothing"
     session.show(found, pairs(shown))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ OKAY, ERROR = 0, -1
 
 _SECTOR = 512
 _DIRECT_ALIGNMENT = 4096
+_PATIENCE = 30.0
+"""Seconds that only end a check that fails."""
 
 
 @dataclass
@@ -100,6 +103,32 @@ def check_readonly(make: Make) -> None:
         hold(len(_read(storage, 0, 4096)) == 4096, "a read-only storage is read")
 
 
+def check_many_at_once(make: Make) -> None:
+    """A storage with submit() does each of many requests, exactly once, and what was written is there."""
+    with make(False) as storage:
+        if not hasattr(storage, "submit"):
+            return
+        unit = storage.facts.sector_size
+        step, count = unit // _SECTOR, 32
+        done: list[int] = []
+        ready = threading.Condition()
+
+        def finished(request: Any) -> None:
+            with ready:
+                done.append(request.sector)
+                ready.notify()
+
+        writes = [Request(WRITE, step * n, unit, _buffer(bytes([n]) * unit)) for n in range(count)]
+        storage.submit(writes[:count // 2], finished)
+        storage.submit(writes[count // 2:], finished)
+        with ready:
+            hold(ready.wait_for(lambda: len(done) >= count, _PATIENCE), "every request that was submitted is done")
+        hold(sorted(done) == [step * n for n in range(count)], "every request is done once")
+        hold(all(request.status == OKAY for request in writes), "every write that was submitted succeeds")
+        hold(_read(storage, 0, unit * count) == b"".join(bytes([n]) * unit for n in range(count)),
+             "what was submitted is read as it was written")
+
+
 def check_close(make: Make) -> None:
     """close() may be called twice, and leaves no descriptor behind."""
     before = len(os.listdir("/proc/self/fd"))
@@ -109,7 +138,8 @@ def check_close(make: Make) -> None:
     hold(len(os.listdir("/proc/self/fd")) == before, "close() leaves no descriptor behind")
 
 
-STORAGE_CHECKS = (check_facts, check_reads_what_was_written, check_ends, check_discard, check_readonly, check_close)
+STORAGE_CHECKS = (check_facts, check_reads_what_was_written, check_ends, check_discard, check_readonly, check_many_at_once,
+                  check_close)
 """The single claims, for a test runner to name one by one."""
 
 

@@ -1,52 +1,49 @@
-"""Where the bytes of a disk are. `open_storage` knows by libxl's `params` which storage it is."""
+"""Where the bytes of a disk are. `open_storage` knows by libxl's `params` which storage it is (docs/storage.md)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from xenpv.errors import StorageError
 
-from .base import SECTOR, Storage, StorageBusyError, StorageFacts, StorageRequest
+from .base import SECTOR, Storage, StorageBusyError, StorageFacts, StorageRequest, SubRequest
 from .file import CACHES, FileStorage
+from .filters import BUILT_IN
+from .layers import AsyncStorage, Layer, SimpleStorage
 from .memory import MemoryStorage
+from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target
+from .target import Parameters, Target, parse_target
 
-__all__ = ["CACHES", "FORMATS", "FileStorage", "MemoryStorage", "SECTOR", "Storage", "StorageBusyError", "StorageFacts",
-           "StorageRequest", "open_storage"]
-
-_FORMAT = re.compile(r"([a-z][a-z0-9-]{0,15}):(.*)", re.ASCII | re.DOTALL)
-
-
-def _open_file(target: str, readonly: bool, cache: str) -> Storage:
-    if not target.startswith("/"):
-        raise StorageError(f"{target!r} is no absolute path: the backend does not know which directory it is in")
-    return FileStorage(target, readonly=readonly, cache=cache)
+__all__ = ["AsyncStorage", "CACHES", "FILTERS", "FORMATS", "FileStorage", "Filter", "Layer", "MemoryStorage", "Opening",
+           "Parameters", "SECTOR", "SimpleStorage", "Storage", "StorageBusyError", "StorageFacts", "StorageRequest",
+           "SubRequest", "Target", "is_filter", "open_storage", "parse_target"]
 
 
-def _open_memory(target: str, readonly: bool, cache: str) -> Storage:
-    if not re.fullmatch(r"[0-9]{1,12}", target, re.ASCII):
-        raise StorageError(f"memory:{target} is no size in bytes: say, memory:1048576")
-    return MemoryStorage(int(target), readonly=readonly)
+def _open_file(opening: Opening) -> Storage:
+    if not opening.target.startswith("/"):
+        raise StorageError(f"{opening.target!r} is no absolute path: the backend does not know which directory it is in")
+    cache = opening.parameters.text("cache", opening.cache)
+    if cache not in CACHES:
+        raise opening.parameters.error("cache", f"one of {', '.join(CACHES)}")
+    return FileStorage(opening.target, readonly=opening.readonly, cache=cache)
 
 
-FORMATS: dict[str, Callable[[str, bool, str], Storage]] = {"raw": _open_file, "aio": _open_file, "memory": _open_memory}
-"""What opens a storage, by the word before the first colon of `params`."""
+def _open_memory(opening: Opening) -> Storage:
+    if not re.fullmatch(r"[0-9]{1,12}", opening.target, re.ASCII):
+        raise StorageError(f"memory:{opening.target} is no size in bytes: say, memory:1048576")
+    return MemoryStorage(int(opening.target), readonly=opening.readonly)
+
+
+FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory})
+FILTERS.update(BUILT_IN)
 
 
 def open_storage(params: str, mode: str, *, cache: str = "auto") -> Storage:
-    """The storage that libxl's `params` names, locked: ``/path``, or ``format:rest`` with one of FORMATS.
+    """The storage that libxl's `params` names, locked: see target.py for the grammar.
 
     `mode` is ``w`` or ``r``; `cache` one of CACHES. Raises StorageBusyError when another holds it, StorageError for all
     else.
     """
     if not params:
         raise StorageError("the disk has no target: its node's params are empty")
-    if params.startswith("/"):
-        return FORMATS["raw"](params, mode != "w", cache)
-    found = _FORMAT.fullmatch(params)
-    if found is None:
-        return FORMATS["raw"](params, mode != "w", cache)
-    if found[1] not in FORMATS:
-        raise StorageError(f"format {found[1]} is not served (only {', '.join(FORMATS)}): convert the image, "
-                           "`qemu-img convert -O raw`")
-    return FORMATS[found[1]](found[2], mode != "w", cache)
+    return open_target(params, mode != "w", cache)

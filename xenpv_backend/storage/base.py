@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from xenpv.domain import Closable
 from xenpv.errors import StorageError
+from xenpv.wire.blkif import Status
 
 SECTOR = 512
 """Bytes of the unit that sizes and offsets are in, whatever a disk's sector size is (io/blkif.h)."""
@@ -92,3 +93,49 @@ class Storage(Closable, Protocol):
     def grow(self, size: int) -> StorageFacts:
         """Make it `size` bytes, which must not be fewer than now. Raises StorageError."""
         ...
+
+
+Done = Callable[[StorageRequest], None]
+"""Told, from any thread, that a request is done and has its status."""
+
+
+@runtime_checkable
+class Submits(Protocol):
+    """What a storage has that works on many requests at once."""
+
+    def submit(self, requests: Sequence[StorageRequest], done: Done) -> None:
+        """Begin them, and call `done` exactly once for each, now or later, from any thread, in any order.
+
+        Must not wait for them, and must not raise. May be called by several threads at once.
+        """
+        ...
+
+
+@runtime_checkable
+class Drains(Protocol):
+    """What a storage has that holds requests back on purpose."""
+
+    def drain(self) -> None:
+        """The disk is being let go: end soon what is being held back. Called by any thread."""
+        ...
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """What a storage has that has more to say of itself than its name."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """For people and JSON; a key ``degraded`` says in words what is wrong. Called by any thread."""
+        ...
+
+
+@dataclass(slots=True)
+class SubRequest:
+    """A request that a storage makes of another one."""
+
+    op: int
+    sector: int
+    bytes: int
+    data: memoryview | None = None
+    flush_first: bool = False
+    status: int = Status.ERROR

@@ -10,7 +10,7 @@ from xenpv.errors import HypervisorError, StorageError, UsageError
 from xenpv_tools.disk_io import is_device, new_image, size_of
 from xenpv_tools.diskspec import parse_disk
 from xenpv_tools.domains import DomainInfo, Domains
-from xenpv_tools.vbds import check_target, prepare
+from xenpv_tools.vbds import check_target, prepare, whole_target
 
 
 class OneDomain(Domains):
@@ -51,7 +51,8 @@ def test_a_backend_domain_that_is_not_there() -> None:
     ("/a,,xvda,backendtype=qdisk", "backendtype=qdisk"),
     ("/a,,xvda,backendtype=tap", "backendtype=tap"),
     ("/a,,xvda,specification=virtio", "specification=virtio"),
-    ("/a,,xvda,script=block-nbd", "script=block-nbd"),
+    ("/a,,xvda,script=block-other", "script=block-other"),
+    ("nbd://host/x,xvda,w", "vdev=xvda,target=nbd://host/x"),
 ])
 def test_what_this_backend_does_not_serve(spec: str, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
@@ -61,6 +62,30 @@ def test_what_this_backend_does_not_serve(spec: str, cause: str) -> None:
 def test_two_disks_on_one_device(image: Path) -> None:
     with pytest.raises(UsageError, match="two disks"):
         prepare([parse_disk(f"{image},,xvda"), parse_disk(f"{image},,d0,r")], DOMAINS)
+
+
+@pytest.mark.parametrize("head", ["readonly:", "log:throttle,iops=5:", "raw:", "overlay:"])
+def test_the_path_behind_filters_becomes_whole(image: Path, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    monkeypatch.chdir(image.parent)
+    assert [disk.target for disk in prepare([parse_disk(f"vdev=xvda,target={head}a.img")], DOMAINS)] == [f"{head}{image}"]
+
+
+def test_a_file_with_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log:x").write_bytes(bytes(512))
+    monkeypatch.chdir(tmp_path)
+    assert whole_target("log:x", True) == str(tmp_path / "log:x")
+
+
+@pytest.mark.parametrize("target", ["nbd://host/x", "memory:65536", "throttle,iops=5:nbd+unix:///x?socket=/s"])
+def test_what_is_no_image_is_the_backends_to_look_at(target: str) -> None:
+    assert whole_target(target, True) == target
+
+
+@pytest.mark.parametrize(("target", "words"), [
+    ("readonly:/nonexistent.img", "No such file"), ("throttle,iops:/a", "no parameter"), ("log:", "names no storage")])
+def test_a_target_that_cannot_be(target: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words):
+        whole_target(target, True)
 
 
 def test_a_missing_image(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""docs/storage.md's example, as an installed distribution: found by its entry points, and held to the contract."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from xenpv.errors import StorageError
+from xenpv.testing import storage as contract
+from xenpv_backend.storage import is_filter, open_storage
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "storage.md"
+
+
+def fenced(language: str) -> str:
+    """The first block of `language` in the document."""
+    return DOCUMENT.read_text().partition(f"```{language}\n")[2].partition("```")[0]
+
+
+def install(folder: Path, name: str, module: str, points: str) -> None:
+    """What pip leaves of a distribution, in a folder of sys.path."""
+    (folder / f"{name}.py").write_text(module)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("xenpv_sparse") or name.startswith("plugin_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def example(site: Path) -> None:
+    """As setup.cfg writes it, entry points are indented lines of one option; pip writes them as sections."""
+    points, section = "", ""
+    for line in fenced("ini").splitlines()[1:]:
+        section = line.partition(" =")[0]
+        points += f"[{section}]\n" if not line.startswith(" ") else f"{line.strip()}\n"
+    install(site, "xenpv_sparse", fenced("python"), points)
+
+
+@pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
+@pytest.mark.parametrize("target", ["sparse:131072", "sparse,block=8192:131072", "invert:sparse:131072",
+                                    "throttle,iops=1000000:invert:sparse:131072"])
+def test_the_example_keeps_the_contract(example: None, target: str, check: Callable[[contract.Make], None]) -> None:
+    check(lambda readonly: open_storage(target, "r" if readonly else "w"))
+
+
+def test_a_plug_ins_filter_is_known_by_its_name(example: None) -> None:
+    assert is_filter("invert") and not is_filter("sparse")
+
+
+@pytest.mark.parametrize(("target", "words"), [
+    ("sparse:1000", "no multiple of 4096"),
+    ("sparse:many", "sparse: ValueError: invalid literal"),
+    ("sparse,bolck=512:4096", "there is no parameter bolck: it has block"),
+])
+def test_what_it_refuses_is_one_line(example: None, target: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words) as caught:
+        open_storage(target, "w")
+    assert "\n" not in str(caught.value)
+
+
+BAD = '''
+from xenpv_backend.storage import SimpleStorage, StorageFacts
+
+class Bad(SimpleStorage):
+    name = "bad"
+    def __init__(self, facts):
+        self.facts = facts
+
+def empty(opening): return Bad(StorageFacts(0, opening.readonly))
+def odd(opening): return Bad(StorageFacts(9, opening.readonly, sector_size=4096, physical_sector_size=4096))
+def stubborn(opening): return Bad(StorageFacts(8, False))
+def huge(opening): return Bad(StorageFacts(1 << 60, opening.readonly))
+'''
+
+
+@pytest.mark.parametrize(("word", "words"), [
+    ("empty", "claims a size of 0 sectors"), ("odd", "no whole sectors of 4096"), ("huge", "claims a size of"),
+    ("stubborn", "to be writable, when it was to be read-only"), ("missing", "missing: AttributeError"),
+    ("unimportable", "unimportable: ModuleNotFoundError"),
+])
+def test_a_plug_in_that_is_wrong_is_refused(site: Path, word: str, words: str) -> None:
+    module = "plugin_none" if word == "unimportable" else "plugin_bad"
+    install(site, "plugin_bad", BAD, f"[xenpv.storage]\n{word} = {module}:{word}\n")
+    with pytest.raises(StorageError, match=words) as caught:
+        open_storage(f"{word}:x", "r")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_word_that_two_plug_ins_claim(site: Path) -> None:
+    for name in ("plugin_one", "plugin_two"):
+        install(site, name, BAD, f"[xenpv.storage]\nempty = {name}:empty\n")
+    with pytest.raises(StorageError, match="claimed by several plug-ins .*uninstall all but one"):
+        open_storage("empty:x", "w")
+
+
+def test_ours_cannot_be_taken_over(site: Path, tmp_path: Path) -> None:
+    install(site, "plugin_bad", BAD, "[xenpv.storage]\nraw = plugin_bad:empty\n"
+                                     "[xenpv.storage.filter]\nmemory = plugin_bad:empty\n")
+    with open_storage("memory:65536", "w") as storage:
+        assert storage.facts.size == 65536
+
+
+def test_an_exception_in_a_request_is_that_requests_error(site: Path) -> None:
+    from tests.support.storages import do, read
+    from xenpv_backend.storage.layers import asynchronous
+
+    module = '''
+from xenpv_backend.storage import SimpleStorage, StorageFacts
+
+class Raises(SimpleStorage):
+    name = "raises"
+    facts = StorageFacts(256, False)
+    def read(self, offset, data): raise RuntimeError("broken")
+    def write(self, offset, data): pass
+
+def opens(opening): return Raises()
+'''
+    install(site, "plugin_raises", module, "[xenpv.storage]\nraises = plugin_raises:opens\n")
+    with open_storage("raises:", "w") as storage:
+        assert do(asynchronous(storage), read(0)) == [-1]
