@@ -72,6 +72,7 @@ class RawFrontend:
         self._records = IoArray(64)
         self._done = IoArray(64)
         self._answered: dict[int, int] = {}
+        self._out = [0] * queues
         if connect:
             self.wait_backend(XenbusState.INIT_WAIT)
             self.publish()
@@ -100,19 +101,28 @@ class RawFrontend:
             cookie, sector, size, page, op)
         accepted, done = self.queues[queue].exchange(records, 0, 1, self._done, at_least=0, timeout=0)
         assert accepted == 1
-        self._note(done)
+        self._out[queue] += 1
+        self._note(done, queue)
 
-    def _note(self, done: int) -> None:
+    def _note(self, done: int, queue: int) -> None:
+        self._out[queue] -= done
         for i in range(done):
             assert self._done.cookie[i] not in self._answered, "answered twice"
             self._answered[self._done.cookie[i]] = self._done.status[i]
 
-    def reap(self, count: int, *, queue: int = 0) -> dict[int, int]:
+    def reap(self, count: int, *, queue: int = 0, keep: bool = False) -> dict[int, int]:
         """Wait for at least `count` submitted I/Os: the status of each by its cookie. One answered twice fails."""
         while len(self._answered) < count:
             _, done = self.queues[queue].exchange(self._records, 0, 0, self._done, at_least=1, timeout=PATIENCE)
             assert done, f"{count - len(self._answered)} of {count} I/Os are not answered"
-            self._note(done)
+            self._note(done, queue)
+        found, self._answered = self._answered, self._answered if keep else {}
+        return found
+
+    def reap_all(self) -> dict[int, int]:
+        """As reap(), for every I/O that was submitted to any queue."""
+        for queue in range(len(self.queues)):
+            self.reap(len(self._answered) + self._out[queue], queue=queue, keep=True)
         found, self._answered = self._answered, {}
         return found
 
