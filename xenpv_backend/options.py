@@ -34,7 +34,7 @@ class BackendOptions:
     engine: str = "auto"
     """One of queue.ENGINES; read at start alone."""
     cache: str = "auto"
-    """One of storage.CACHES."""
+    """One of storage.CACHES (docs/storage.md)."""
     spin_us: int = DEFAULT_SPIN_NS // 1000
     """How long a queue that found nothing looks again before it sleeps, microseconds."""
     max_queues: int = 4

@@ -12,7 +12,7 @@ from xenpv_backend.storage import FileStorage, MemoryStorage, open_storage
 
 
 @pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
-@pytest.mark.parametrize("cache", ["auto", "buffered"])
+@pytest.mark.parametrize("cache", ["auto", "writeback", "writethrough", "unsafe"])
 def test_file(tmp_path: Path, check: Callable[[contract.Make], None], cache: str) -> None:
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(range(256)) * 512)

@@ -77,3 +77,11 @@ def test_a_wrong_target_is_said_in_the_store(world: Served) -> None:
     error = place.backend.replace("/backend/", "/error/backend/") + "/error"
     assert world.dom0.store.read(error).startswith(b"throttle: there is no parameter iosp")
     frontend.close_rings()
+
+
+def test_unsafe_offers_no_flush(world: World) -> None:
+    place = world.attach(params=f"raw,cache=unsafe:{world.image}")
+    with RawFrontend(world.guest, place) as frontend:
+        assert world.dom0.store.read(f"{place.backend}/feature-flush-cache") == b"0"
+        assert frontend.io(Op.FLUSH_DISKCACHE, 0, 0)[0] == -2
+        assert frontend.io(Op.WRITE, 0, b"x" * 512)[0] == 0

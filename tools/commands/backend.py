@@ -25,7 +25,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--engine", metavar="NAME", help="auto, io_uring or threads: how storage that waits is read and written.")
-@click.option("--cache", metavar="NAME", help="How the storage uses the page cache; auto by default.")
+@click.option("--cache", metavar="NAME", help="auto, none, writeback, writethrough, directsync or unsafe, as QEMU's.")
 @click.option("--spin-us", type=int, metavar="US", help="How long a queue looks again before it sleeps.")
 @click.option("--max-queues", type=int, metavar="N", help="Rings of one disk that are offered.")
 @click.option("--max-ring-page-order", type=int, metavar="N", help="Rings of up to 2**N pages are offered.")

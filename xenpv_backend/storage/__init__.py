@@ -7,25 +7,31 @@ import re
 from xenpv.errors import StorageError
 
 from .base import SECTOR, Storage, StorageBusyError, StorageFacts, StorageRequest, SubRequest
-from .file import CACHES, FileStorage
+from .cache import CACHES, mode_of
+from .file import FileStorage
 from .filters import BUILT_IN
 from .layers import AsyncStorage, Layer, SimpleStorage
 from .memory import MemoryStorage
+from .nbd import SCHEMES, NbdStorage, read_options
 from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target
 from .target import Parameters, Target, parse_target
 
-__all__ = ["AsyncStorage", "CACHES", "FILTERS", "FORMATS", "FileStorage", "Filter", "Layer", "MemoryStorage", "Opening",
-           "Parameters", "SECTOR", "SimpleStorage", "Storage", "StorageBusyError", "StorageFacts", "StorageRequest",
-           "SubRequest", "Target", "is_filter", "open_storage", "parse_target"]
+__all__ = ["AsyncStorage", "CACHES", "FILTERS", "FORMATS", "FileStorage", "Filter", "Layer", "MemoryStorage",
+           "NbdStorage", "Opening", "Parameters", "SECTOR", "SimpleStorage", "Storage", "StorageBusyError",
+           "StorageFacts", "StorageRequest", "SubRequest", "Target", "is_filter", "open_storage", "parse_target"]
+
+
+def _asked_cache(opening: Opening) -> str:
+    cache = opening.parameters.text("cache", opening.cache) or ""
+    if cache not in CACHES:
+        raise opening.parameters.error("cache", f"one of {', '.join(CACHES)}")
+    return cache
 
 
 def _open_file(opening: Opening) -> Storage:
     if not opening.target.startswith("/"):
         raise StorageError(f"{opening.target!r} is no absolute path: the backend does not know which directory it is in")
-    cache = opening.parameters.text("cache", opening.cache)
-    if cache not in CACHES:
-        raise opening.parameters.error("cache", f"one of {', '.join(CACHES)}")
-    return FileStorage(opening.target, readonly=opening.readonly, cache=cache)
+    return FileStorage(opening.target, readonly=opening.readonly, cache=_asked_cache(opening))
 
 
 def _open_memory(opening: Opening) -> Storage:
@@ -34,7 +40,17 @@ def _open_memory(opening: Opening) -> Storage:
     return MemoryStorage(int(opening.target), readonly=opening.readonly)
 
 
-FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory})
+def _open_nbd(opening: Opening) -> Storage:
+    if not opening.target.startswith("//"):
+        raise StorageError(f"{opening.word}:{opening.target} is no NBD URI: write {opening.word}://server/export, or "
+                           "nbd+unix:///export?socket=/path")
+    options = read_options(opening.parameters, mode_of(_asked_cache(opening)))
+    opening.parameters.done()
+    return NbdStorage(f"{opening.word}:{opening.target}", readonly=opening.readonly, options=options)
+
+
+FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory,
+                **dict.fromkeys(SCHEMES, _open_nbd)})
 FILTERS.update(BUILT_IN)
 
 

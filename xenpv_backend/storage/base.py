@@ -67,7 +67,7 @@ class Storage(Closable, Protocol):
 
     @property
     def cache(self) -> str:
-        """How it is reached, for people: ``direct``, ``buffered``, ``memory``."""
+        """How it is reached, for people: a mode of cache.py, ``memory``, ``python``."""
         ...
 
     @property

@@ -22,33 +22,33 @@ from xenpv.errors import ClosedError, LocalProtocolError, StorageError
 
 from . import kernel
 from .base import SECTOR, StorageBusyError, StorageFacts, StorageRequest
+from .cache import has_flush, is_direct, is_through, mode_of
 
 _PAGE = 4096
-CACHES = ("auto", "direct", "buffered")
-"""How an image is reached: O_DIRECT where it can be, always, or never."""
 
 
 class FileStorage(Closing):
     """A `Storage` on a raw file or a block device. Opens, locks and looks at it.
 
-    `cache` is one of CACHES. Raises StorageBusyError when another backend has it, StorageError for all else.
+    `cache` is one of cache.CACHES. Raises StorageBusyError when another backend has it, StorageError for all else.
     """
 
     def __init__(self, path: str, *, readonly: bool, cache: str = "auto") -> None:
         self.name = path
         self.inline = False
-        self.cache = "buffered"
-        self._fd = _open(path, readonly)
+        mode = mode_of(cache)
+        self.cache = "writeback" if mode == "auto" else mode
+        self._fd = _open(path, readonly, through=is_through(mode))
         try:
             self._is_device = self._kind()
             self._lock(readonly)
             sector_size, physical = kernel.device_sector_sizes(self._fd) if self._is_device else (SECTOR, 0)
             self.inline = not self._is_device and kernel.is_in_memory(self._fd)
-            self._choose_cache(cache, sector_size)
+            self._choose_cache(mode, sector_size)
             granularity, alignment = (0, 0) if readonly else self._discard()
             self._facts = StorageFacts(
                 self._sectors(sector_size), readonly, sector_size, physical or self._file_block(),
-                discard=granularity > 0, discard_granularity=granularity, discard_alignment=alignment,
+                flush=has_flush(mode), discard=granularity > 0, discard_granularity=granularity, discard_alignment=alignment,
                 discard_secure=(granularity > 0 and self._is_device
                                 and kernel.device_can_discard_securely(self._fd)))
             if not self._facts.sectors:
@@ -79,13 +79,14 @@ class FileStorage(Closing):
         if self._is_device and not readonly and kernel.device_is_readonly(self._fd):
             raise StorageError(f"{self.name} is a read-only device: attach it read-only (mode r)")
 
-    def _choose_cache(self, cache: str, sector_size: int) -> None:
-        if cache == "buffered" or (self.inline and cache == "auto"):
+    def _choose_cache(self, mode: str, sector_size: int) -> None:
+        if not is_direct(mode) and (self.inline or mode != "auto"):
             return
         reason = self._try_direct(sector_size)
-        if reason and cache == "direct":
+        if reason and is_direct(mode):
             raise StorageError(f"{self.name} cannot be opened O_DIRECT ({reason}): use cache = \"auto\"")
-        self.cache = "buffered" if reason else "direct"
+        if not reason and mode == "auto":
+            self.cache = "none"
 
     def _try_direct(self, sector_size: int) -> str | None:
         """Set O_DIRECT, and read one sector at an offset and an address that are no better aligned than a guest's.
@@ -187,9 +188,14 @@ _MENDS = {
 }
 
 
-def _open(path: str, readonly: bool) -> int:
-    """The descriptor. A name that is a FIFO must not hold us up, hence O_NONBLOCK; a disk knows nothing of it."""
+def _open(path: str, readonly: bool, through: bool) -> int:
+    """The descriptor. A name that is a FIFO must not hold us up, hence O_NONBLOCK; a disk knows nothing of it.
+
+    `through`: every write is durable when it returns, whoever does it (O_DSYNC, which only open() can set).
+    """
     flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    if through and not readonly:
+        flags |= os.O_DSYNC
     try:
         if not readonly and stat.S_ISBLK(os.stat(path).st_mode):
             flags |= os.O_EXCL  # refused while it is mounted, or held by another writer

@@ -35,7 +35,7 @@ class Opening:
     """What stands behind that colon."""
     readonly: bool
     cache: str
-    """One of file.CACHES: the backend's option. What has no page cache need not look."""
+    """One of cache.CACHES: the backend's option. What has no page cache need not look."""
     parameters: Parameters
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from xenpv.errors import ClosedError, StorageError
-from xenpv_backend.storage import FileStorage, MemoryStorage, StorageBusyError, kernel, open_storage
+from xenpv_backend.storage import CACHES, FileStorage, MemoryStorage, StorageBusyError, kernel, open_storage
+from xenpv_backend.storage.cache import mode_of
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_refused_storage_leaves_no_descriptor(image: Path) -> None:
 def test_cache_says_how_the_file_is_open(image: Path) -> None:
     with FileStorage(str(image), readonly=False) as storage:
         direct = bool(fcntl.fcntl(storage.fileno(), fcntl.F_GETFL) & os.O_DIRECT)
-        assert storage.cache == ("direct" if direct else "buffered")
+        assert storage.cache == ("none" if direct else "writeback")
         assert storage.inline is kernel.is_in_memory(storage.fileno())
         assert not (storage.inline and direct)
 
@@ -112,6 +113,31 @@ def test_buffered_when_asked(image: Path) -> None:
         assert not fcntl.fcntl(storage.fileno(), fcntl.F_GETFL) & os.O_DIRECT
 
 
+@pytest.mark.parametrize(("cache", "direct", "through", "flush"), [
+    ("none", True, False, True), ("writeback", False, False, True), ("writethrough", False, True, True),
+    ("directsync", True, True, True), ("unsafe", False, False, False)])
+def test_cache_modes(image: Path, cache: str, direct: bool, through: bool, flush: bool) -> None:
+    try:
+        storage = FileStorage(str(image), readonly=False, cache=cache)
+    except StorageError as error:
+        assert direct and "O_DIRECT" in str(error)
+        pytest.skip("no O_DIRECT here")
+    with storage:
+        flags = fcntl.fcntl(storage.fileno(), fcntl.F_GETFL)
+        assert (bool(flags & os.O_DIRECT), bool(flags & os.O_DSYNC)) == (direct, through)
+        assert (storage.facts.flush, storage.cache) == (flush, cache)
+
+
+def test_cache_of_one_disk(image: Path) -> None:
+    with open_storage(f"raw,cache=unsafe:{image}", "w", cache="writeback") as storage:
+        assert storage.cache == "unsafe"
+
+
+@pytest.mark.parametrize(("older", "mode"), [("buffered", "writeback"), ("direct", "none")])
+def test_older_words(image: Path, older: str, mode: str) -> None:
+    assert mode_of(older) == mode and older in CACHES
+
+
 def test_direct_where_sectors_are_not_enough(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system of larger blocks takes O_DIRECT and refuses single sectors."""
     def refuse(fd: int, buffers: object, offset: int) -> int:
@@ -119,7 +145,7 @@ def test_direct_where_sectors_are_not_enough(image: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "preadv", refuse)
     with FileStorage(str(image), readonly=False) as storage:
-        assert storage.cache == "buffered"
+        assert storage.cache == "writeback"
         assert not fcntl.fcntl(storage.fileno(), fcntl.F_GETFL) & os.O_DIRECT
     with pytest.raises(StorageError, match="cannot be opened O_DIRECT"):
         FileStorage(str(image), readonly=False, cache="direct")

@@ -1,0 +1,49 @@
+"""The contract of storages, on NBD exports of nbdkit and qemu-nbd."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nbd import NbdServer, Until, nbdkit, qemu_nbd
+from xenpv.testing import storage as contract
+from xenpv_backend.storage import open_storage
+
+Requires = Callable[[str], str]
+SIZE = 1 << 20
+
+
+@pytest.fixture(params=["nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2"])
+def server(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path, until: Until) -> Iterator[NbdServer]:
+    requires("libnbd.so.0")
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(range(256)) * (SIZE // 256))
+    match request.param:
+        case "nbdkit memory":
+            made = nbdkit(requires, tmp_path, until, "memory", str(SIZE))
+        case "nbdkit file":
+            made = nbdkit(requires, tmp_path, until, "file", str(image))
+        case "qemu-nbd raw":
+            made = qemu_nbd(requires, tmp_path, until, "-f", "raw", "--discard=unmap", str(image))
+        case _:
+            qcow = tmp_path / "disk.qcow2"
+            subprocess.run([requires("qemu-img"), "convert", "-O", "qcow2", image, qcow], check=True)
+            made = qemu_nbd(requires, tmp_path, until, "-f", "qcow2", "--discard=unmap", str(qcow))
+    with made:
+        yield made
+
+
+@pytest.mark.parametrize("head", ["", "log:overlay:"])
+def test_every_check(server: NbdServer, head: str) -> None:
+    contract.check_storage(lambda readonly: open_storage(head + server.uri, "r" if readonly else "w"))
+
+
+@pytest.mark.parametrize("parameters", ["cache=writethrough", "cache=none,discard=trim", "discard=off,replay=64k"])
+def test_with_parameters(server: NbdServer, parameters: str) -> None:
+    target = server.uri.replace("nbd+unix:", f"nbd+unix,{parameters}:")
+    for check in contract.STORAGE_CHECKS:
+        if check is not contract.check_discard or "trim" not in parameters:
+            check(lambda readonly: open_storage(target, "r" if readonly else "w"))
