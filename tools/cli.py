@@ -54,6 +54,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "block-resize": "Change the size of a disk in use.",
         "backend": "The backend: serve every disk that is offered to this domain.",
         "disk": "The guest's side: use a disk of this domain from user space.",
+        "mirror": "A disk on several storages: create, show.",
         "bundle": "Boot bundles: one file, many images, guests that boot from it.",
     },
     "What disks do": {

@@ -9,6 +9,7 @@ import pytest
 
 from xenpv.testing import storage as contract
 from xenpv_backend.storage import FileStorage, MemoryStorage, open_storage
+from xenpv_backend.storage.mirror import create_mirror
 
 
 @pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
@@ -57,4 +58,15 @@ def test_filters(tmp_path: Path, check: Callable[[contract.Make], None], filters
     target = (filters + storage).format(*[tmp_path] * 4)
     if check is contract.check_readonly and "file={}/top" in filters:
         open_storage(target, "w").close()  # read-only it is not made
+    check(lambda readonly: open_storage(target, "r" if readonly else "w"))
+
+
+@pytest.mark.parametrize("check", contract.STORAGE_CHECKS)
+@pytest.mark.parametrize("head", ["", "mirror,rate=1M", "log:overlay:"])
+def test_mirror(tmp_path: Path, check: Callable[[contract.Make], None], head: str) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 512)
+    file = tmp_path / "mirror"
+    create_mirror(str(file), [f"{tmp_path}/a", f"raw,cache=writeback:{tmp_path}/b", f"log:{tmp_path}/c"], copies=1)
+    target = f"{head}:{file}" if head.startswith("mirror") else f"{head}mirror:{file}"
     check(lambda readonly: open_storage(target, "r" if readonly else "w"))

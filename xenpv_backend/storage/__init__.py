@@ -12,6 +12,7 @@ from .file import FileStorage
 from .filters import BUILT_IN
 from .layers import AsyncStorage, Layer, SimpleStorage
 from .memory import MemoryStorage
+from .mirror import open_mirror
 from .nbd import SCHEMES, NbdStorage, read_options
 from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target
 from .target import Parameters, Target, parse_target
@@ -49,7 +50,7 @@ def _open_nbd(opening: Opening) -> Storage:
     return NbdStorage(f"{opening.word}:{opening.target}", readonly=opening.readonly, options=options)
 
 
-FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory,
+FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory, "mirror": open_mirror,
                 **dict.fromkeys(SCHEMES, _open_nbd)})
 FILTERS.update(BUILT_IN)
 
