@@ -231,6 +231,26 @@ def test_what_was_acknowledged_and_not_flushed_is_written_again(serve: Serve) ->
         assert content(storage, 0, 4096) == bytes(4096), "what was flushed is the server's to keep"
 
 
+def test_an_older_write_does_not_come_to_lie_over_a_newer_one_with_fua(serve: Serve) -> None:
+    server = serve("memory", str(SIZE))
+    with NbdStorage(server.uri) as storage:
+        assert do(storage, write(0, b"a" * 512)) == [0]
+        storage._unflushed.flushed = lambda mark: None  # type: ignore[method-assign]  # as if the flush had not succeeded
+        assert do(storage, write(0, b"b" * 512, flush_first=True)) == [0]
+        server.kill()
+        server.start()
+        assert content(storage, 0, 512) == b"b" * 512
+
+
+def test_a_request_that_breaks_every_connection_fails(serve: Serve, image: Path, until: Until) -> None:
+    server = serve("--filter=delay", "file", str(image), "rdelay=10")
+    with NbdStorage(server.uri, options=NbdOptions(timeout=0.1)) as storage:
+        reads = Submitted(storage, read(0))
+        until(reads.are_done, "the read")
+        assert reads.statuses == [Status.ERROR]
+        assert do(storage, write(0, bytes(512))) == [0]
+
+
 def test_a_server_that_stays_away(serve: Serve, image: Path, until: Until) -> None:
     server = serve("file", str(image))
     with NbdStorage(server.uri, options=NbdOptions(reconnect=0.2)) as storage:

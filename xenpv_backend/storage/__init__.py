@@ -14,6 +14,7 @@ from .layers import AsyncStorage, Layer, SimpleStorage
 from .memory import MemoryStorage
 from .mirror import open_mirror
 from .nbd import SCHEMES, NbdStorage, read_options
+from .rbd import RbdOptions, RbdStorage
 from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target
 from .target import Parameters, Target, parse_target
 
@@ -50,7 +51,16 @@ def _open_nbd(opening: Opening) -> Storage:
     return NbdStorage(f"{opening.word}:{opening.target}", readonly=opening.readonly, options=options)
 
 
-FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory, "mirror": open_mirror,
+def _open_rbd(opening: Opening) -> Storage:
+    parameters = opening.parameters
+    cache = mode_of(_asked_cache(opening))
+    options = RbdOptions(parameters.text("user", "admin") or "", parameters.text("conf"),
+                         parameters.seconds("timeout", 30.0), "writeback" if cache == "auto" else cache)
+    parameters.done()
+    return RbdStorage(opening.target, readonly=opening.readonly, options=options)
+
+
+FORMATS.update({"raw": _open_file, "aio": _open_file, "memory": _open_memory, "mirror": open_mirror, "rbd": _open_rbd,
                 **dict.fromkeys(SCHEMES, _open_nbd)})
 FILTERS.update(BUILT_IN)
 

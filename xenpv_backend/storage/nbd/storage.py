@@ -4,6 +4,7 @@ RULES
 - One thread owns the connection. Requests come to it by a queue, and as many are in flight as the guest sends.
 - A request whose connection broke is sent again: each of them may be done twice. A request that the server refused is not.
 - What was acknowledged and not flushed is written again before anything else (unflushed.py).
+- A request under which BROKEN_MAX connections broke fails.
 - After `reconnect` seconds without a server requests fail at once, until it is back.
 """
 
@@ -38,6 +39,8 @@ DRAIN_PATIENCE: Final = 3.0
 CLOSE_PATIENCE: Final = 1.0
 RETRY: Final = (0.05, 1.0)
 """Seconds between attempts to connect: the first pause, doubled up to the last."""
+BROKEN_MAX: Final = 5
+"""Connections that may break under a request: perhaps it is what breaks them."""
 REPLAY_WINDOW: Final = 32
 """Changes written again at the same time."""
 
@@ -50,6 +53,8 @@ class _Command:
     done: Done | None
     steps: list[str]
     began: float = 0.0
+    broken: int = 0
+    """Connections that broke while it was in flight."""
     mark: int = 0
     change: Change | None = None
 
@@ -222,19 +227,19 @@ class NbdStorage(AsyncStorage):
                 raise NbdError(errno.ETIMEDOUT, "the server does not greet")
             self._give_up_waiting()
 
-    def _timeout(self, now: float) -> float:
-        """Seconds that may be slept."""
+    def _timeout(self, now: float) -> float | None:
+        """Seconds that may be slept; None: until something comes."""
         if self._connection is None:
             return max(0.0, self._next_try - now)
-        return 0.5 if self._in_flight or not self._ready else 60.0
+        return 0.5 if self._in_flight or not self._ready else None
 
-    def _poll(self, seconds: float) -> None:
+    def _poll(self, seconds: float | None) -> None:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         fd = -1 if self._connection is None else self._connection.fileno()
         if fd >= 0 and self._connection is not None:
             poll.register(fd, self._connection.events())
-        for ready, events in poll.poll(seconds * 1000):
+        for ready, events in poll.poll(None if seconds is None else seconds * 1000):
             if ready == self._wake:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
@@ -259,7 +264,7 @@ class NbdStorage(AsyncStorage):
         now = time.monotonic()
         if self._ready:
             LOGGER.error("%s: %s; trying again for %g s", self.name, _cause(error), self.options.reconnect)
-            self._next_try, self._pause = now, RETRY[0]
+            self._next_try, self._pause = now + RETRY[0], RETRY[0]
             self._deadline = now + (DRAIN_PATIENCE if self._ending else self.options.reconnect)
         with self._told:
             self._complaint = _cause(error)
@@ -273,9 +278,14 @@ class NbdStorage(AsyncStorage):
         if connection is not None:
             connection.close()  # before any memory is given back
         for command in reversed(self._in_flight.values()):
-            if command.done is not None:
-                command.steps = self._steps(command.request)
-                self._waiting.appendleft(command)
+            if command.done is None:
+                continue
+            command.broken += 1
+            if command.broken >= BROKEN_MAX:
+                self._answer(command, Status.ERROR)
+                continue
+            command.steps = self._steps(command.request)
+            self._waiting.appendleft(command)
         self._in_flight.clear()
 
     def _give_up_waiting(self) -> None:
@@ -369,8 +379,10 @@ class NbdStorage(AsyncStorage):
             self._unflushed.flushed(command.mark)
             if command.done is None:
                 self._flushing = False
-        elif step in ("write", "zero", "trim") and command.change is None and self.facts.flush:
-            data = bytes(request.data) if request.data is not None and step == "write" else None
+        elif step != "read" and command.change is None and self.facts.flush and (
+                not step.endswith("-fua") or len(self._unflushed)):
+            # One with FUA is safe; but older ones, written again, must not come to lie over it.
+            data = bytes(request.data) if request.data is not None and step.startswith("write") else None
             self._unflushed.add(request.sector * SECTOR, request.bytes, data, step == "trim")
         self._send(command)
 
