@@ -13,7 +13,7 @@ import pytest
 from tests.support.backend_process import BackendProcess
 from tests.support.nbd import NbdServer, Until, nbdkit
 from tests.support.raw_frontend import RawFrontend, attach
-from tests.support.served import World, served
+from tests.support.served import Served, served
 from xenpv.errors import StorageError
 from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.emulated import host
@@ -26,7 +26,7 @@ SIZE = 4 << 20
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path / "xen", SIZE) as world:
         yield world
 
@@ -49,12 +49,12 @@ def states(tmp_path: Path) -> list[str]:
         return [leg.state for leg in metadata.header.legs]
 
 
-def degraded(world: World) -> list[str]:
+def degraded(world: Served) -> list[str]:
     found: list[str] = world.ask("status")["degraded"]
     return found
 
 
-def test_the_second_leg_becomes_what_the_first_is(world: World, second: Path, tmp_path: Path, until: Until) -> None:
+def test_the_second_leg_becomes_what_the_first_is(world: Served, second: Path, tmp_path: Path, until: Until) -> None:
     with RawFrontend(world.guest, world.attach(params=make(tmp_path, str(world.image), str(second)))) as frontend:
         assert frontend.io(Op.WRITE, 8, b"new!" * 1024)[0] == 0
         until(lambda: not degraded(world), "it is copied")
@@ -63,7 +63,7 @@ def test_the_second_leg_becomes_what_the_first_is(world: World, second: Path, tm
     assert second.read_bytes()[4096:8192] == b"new!" * 1024
 
 
-def test_a_server_that_dies_is_not_seen_by_the_guest(world: World, second: Path, tmp_path: Path, until: Until,
+def test_a_server_that_dies_is_not_seen_by_the_guest(world: Served, second: Path, tmp_path: Path, until: Until,
                                                      requires: Callable[[str], str]) -> None:
     requires("libnbd.so.0")
     with nbdkit(requires, tmp_path, until, "file", str(second)) as server:
@@ -75,7 +75,7 @@ def test_a_server_that_dies_is_not_seen_by_the_guest(world: World, second: Path,
     assert second.read_bytes() == world.image.read_bytes()
 
 
-def survives(world: World, frontend: RawFrontend, server: NbdServer, until: Until) -> None:
+def survives(world: Served, frontend: RawFrontend, server: NbdServer, until: Until) -> None:
     """The server of the first leg is killed among writes, and started again later."""
     for n in range(30):
         frontend.submit(Op.WRITE, 8 * n, bytes([n + 1]) * 4096, page=n, cookie=n)
@@ -91,7 +91,7 @@ def survives(world: World, frontend: RawFrontend, server: NbdServer, until: Unti
     assert frontend.io(Op.FLUSH_DISKCACHE, 0, 0)[0] == 0
 
 
-def test_a_failing_leg_on_purpose(world: World, second: Path, tmp_path: Path, until: Until) -> None:
+def test_a_failing_leg_on_purpose(world: Served, second: Path, tmp_path: Path, until: Until) -> None:
     """By the filter fault, while a file is there: every write of the second leg fails."""
     trigger = tmp_path / "fail"
     target = make(tmp_path, str(world.image), f"fault,errors=1,ops=write,while={trigger}:{second}", copies=2, same=False)
@@ -162,7 +162,7 @@ def test_create_and_show(xenpv: Callable[..., str], tmp_path: Path, second: Path
     assert [leg["target"] for leg in shown["legs"]] == [str(tmp_path / "first.img"), str(second)]
 
 
-def test_show_while_it_is_used(xenpv: Callable[..., str], world: World, second: Path, tmp_path: Path,
+def test_show_while_it_is_used(xenpv: Callable[..., str], world: Served, second: Path, tmp_path: Path,
                                monkeypatch: pytest.MonkeyPatch, until: Until) -> None:
     monkeypatch.setenv("XENPV_RUNDIR", str(world.run))
     with RawFrontend(world.guest, world.attach(params=make(tmp_path, str(world.image), str(second)))):

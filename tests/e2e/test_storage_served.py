@@ -79,7 +79,7 @@ def test_a_wrong_target_is_said_in_the_store(world: Served) -> None:
     frontend.close_rings()
 
 
-def test_unsafe_offers_no_flush(world: World) -> None:
+def test_unsafe_offers_no_flush(world: Served) -> None:
     place = world.attach(params=f"raw,cache=unsafe:{world.image}")
     with RawFrontend(world.guest, place) as frontend:
         assert world.dom0.store.read(f"{place.backend}/feature-flush-cache") == b"0"
