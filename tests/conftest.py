@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("xenpv")
 def programs() -> dict[str, tuple[str, str]]:
     """The rows of tests/programs: name (a path's last component) to where to look and the Debian package."""
     rows = (line.split() for line in Path(__file__).with_name("programs").read_text().splitlines())
-    return {row[0].rpartition("/")[2]: (row[0], row[1]) for row in rows if row and not row[0].startswith("#")}
+    return {row[0].rpartition("/")[2]: (row[0], row[1].strip("()")) for row in rows if row and not row[0].startswith("#")}
 
 
 @pytest.fixture(scope="session")
