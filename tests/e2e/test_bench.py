@@ -164,9 +164,9 @@ def test_a_size_that_cannot_be_is_one_line() -> None:
 
 
 def test_what_measuring_costs(bench: Callable[..., dict[str, Any]]) -> None:
-    found = bench("--profiling", "--profile", "us", "--profile", "backend", "--case", "randread-4k-qd1", "--runs", "2")
-    assert [(row["mode"], row["pairs"]) for row in found["profiling"]] == [("us", 2), ("backend", 2)]
-    assert all(row["iops_off"] > 0 and row["iops_on"] > 0 and len(row["ratios"]) == 2 for row in found["profiling"])
+    found = bench("--profiling", "--profile", "us", "--profile", "backend", "--case", "randread-4k-qd1", "--runs", "6")
+    assert [(row["mode"], row["pairs"]) for row in found["profiling"]] == [("us", 6), ("backend", 6)]
+    assert all(row["iops_off"] > 0 and row["iops_on"] > 0 and len(row["ratios"]) == 6 for row in found["profiling"])
     totals = found["totals"]
     assert (totals["requests"], totals["more"]) == (5000, 0), "no request's stages are longer than the request"
     assert totals["unknown"] == 0 and totals["close"] <= 5000
