@@ -22,7 +22,7 @@ from xenpv.timepage import Publisher
 
 from .cases import Case
 from .files import target, work_directory
-from .machine import load_average, processors, versions
+from .machine import PINNING, load_average, processors, versions
 from .xenpv_system import NO_PROFILE, Profile, Xenpv
 
 PAIRS = 20
@@ -80,7 +80,7 @@ def measure_profiling(cases: Sequence[Case], storage: str, modes: Sequence[str],
                     totals = system.check_totals(REQUESTS)
     return {"profiling": rows, "totals": totals, "versions": versions(), "processors": processors(),
             "load_average": {"before": began, "after": load_average()}, "storage": storage,
-            "options": {"seconds": seconds, "runs": pairs, "size": size, "spin_us": spin_us}}
+            "options": {"seconds": seconds, "runs": pairs, "size": size, "spin_us": spin_us, "pinning": PINNING}}
 
 
 def _pairs(system: Xenpv, case: Case, mode: str, seconds: float, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
