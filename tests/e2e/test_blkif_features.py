@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,34 @@ def test_killed_with_large_requests_in_flight(bare: World, persistent: bool) -> 
                 writer.join()
                 assert disk.read(0, SIZE) == PATTERN[:4096] + PATTERN[:4 * LARGE] + PATTERN[4096 + 4 * LARGE:]
                 assert disk.stats().indirect == 4 + SIZE // LARGE
+
+
+def test_killed_again_and_again_under_large_requests(bare: World, until: Callable[..., None]) -> None:
+    """With a real engine, while reads and writes of 256 KiB are under way: every byte is right, whatever was done twice."""
+    bare.attach()
+    backend = BackendProcess(bare.run)
+    rounds = [random.Random(number).randbytes(SIZE) for number in range(24)]
+    try:
+        with Disk.open(bare.guest) as disk:
+            def work() -> None:
+                for data in rounds:
+                    disk.write_from(io.BytesIO(data))
+                    seen.append(disk.read(0, SIZE) == data)
+
+            seen: list[bool] = []
+            worker = threading.Thread(target=work)
+            worker.start()
+            for _ in range(3):
+                reached = disk.stats().requests + 25
+                until(lambda: disk.stats().requests >= reached, "more requests")
+                backend.kill()
+                backend = BackendProcess(bare.run)
+            worker.join()
+            assert seen == [True] * len(rounds)
+            assert disk.stats().indirect >= 2 * len(rounds) * SIZE // LARGE
+    finally:
+        backend.kill()
+    assert bare.image.read_bytes() == rounds[-1]
 
 
 def test_without_flush_a_barrier_makes_durable(bare: World) -> None:

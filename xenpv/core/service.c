@@ -64,7 +64,7 @@ static void finish(struct xenpv_service *s, struct xenpv_back *back, struct xenp
     if (result)
         back->stats->errors++;
     xenpv_back_answer(back, slot, result ? status_of(result) : XENPV_RSP_OKAY);
-    if (back->answered_count >= publish_every(s, back))
+    if (slot->indirect || back->answered_count >= publish_every(s, back))
         xenpv_back_publish(back);
 }
 
