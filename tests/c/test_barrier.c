@@ -103,20 +103,24 @@ TEST(a_successor_keeps_the_order)
     queue_open(&queue, &(struct queue_options){ .barrier = 1, .start = UINT32_MAX });
     queue_raw(&queue);
     queue_back(&queue, 0, SECTORS, 0);
-    put(XENPV_OP_WRITE, 0);
-    put(XENPV_OP_WRITE, 1);
-    put(XENPV_OP_BARRIER, 2);
-    CHECK_EQ(take(), 2);
-    for (uint32_t i = 0; i < 2; i++)
+    for (uint64_t id = 0; id < 3; id++)
+        put(XENPV_OP_WRITE, id);
+    CHECK_EQ(take(), 3);
+    answer(slots[0]); /* its slot in the journal is the next one's, so that the slots' order is not the requests' */
+    put(XENPV_OP_BARRIER, 3);
+    for (uint32_t i = 1; i < 3; i++)
         xenpv_back_answer(queue.back, slots[i], XENPV_RSP_OKAY); /* and killed before they are published */
     CHECK_EQ(take(), 1);
+    CHECK_EQ(slots[0]->id, 3);
     xenpv_back_close(queue.back);
     queue_back(&queue, 0, SECTORS, 1);
     CHECK_EQ(take(), 2);
-    CHECK_EQ(slots[0]->id, 0);
-    CHECK_EQ(slots[1]->id, 1);
+    CHECK_EQ(slots[0]->id, 1);
+    CHECK_EQ(slots[1]->id, 2);
+    xenpv_back_answer(queue.back, slots[0], XENPV_RSP_OKAY);
+    xenpv_back_answer(queue.back, slots[1], XENPV_RSP_OKAY);
     CHECK_EQ(take(), 1);
-    CHECK_EQ(slots[0]->id, 2);
+    CHECK_EQ(slots[0]->id, 3);
     CHECK_EQ(queue.stats.replayed, 3);
     queue_close(&queue);
 }
