@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import re
 import shlex
@@ -13,12 +14,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 from xenpv.errors import HypervisorError, UsageError
 
 from .build import SBIN
 from .ramdisk import Cpio
-from .recipe import INSIDE, LIBC, Host
+from .recipe import INSIDE, LIBC, PYTHON, Host
 
 __all__ = ["Job", "build_wheel", "check_libc", "make_disk", "make_job_disk"]
 
@@ -143,10 +145,19 @@ def make_job_disk(image: Path, job: Job, host: Host, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(own / "site")
         shutil.copy(wheel, own)
+        _compile(tree, host.release)
         for program in [own / "dom0-init", own / "dom0-job", own / "guest-root-init", *(own / "bin").iterdir()]:
             program.chmod(0o755)
         used = sum(path.lstat().st_size for path in tree.rglob("*"))
         make_disk(image, (used * 3 // 2 >> 20) + 256, tree)
+
+
+def _compile(tree: Path, release: str) -> None:
+    """Python's byte code beside the sources, where this Python is of dom0's version: on an emulated CPU that takes long."""
+    if sys.version_info[:2] == PYTHON[release]:
+        # It counts for as long as the source is the same. What does not compile is for its user to find.
+        compileall.compile_dir(tree, quiet=2, stripdir=str(tree), prependdir="/job",
+                               invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 
 
 def make_disk(image: Path, mib: int, tree: Path | None = None) -> None:

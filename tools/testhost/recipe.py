@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xenpv.errors import UsageError
 
-__all__ = ["HERE", "LIBC", "RELEASES", "Host", "default_directory", "project_root", "requirements"]
+__all__ = ["HERE", "LIBC", "PYTHON", "RELEASES", "Host", "default_directory", "project_root", "requirements"]
 
 HERE = Path(__file__).resolve().parent
 INSIDE = HERE / "inside"
@@ -24,6 +24,8 @@ RELEASES = ("bookworm", "trixie")
 """Debian 12: Xen 4.17, Linux 6.1, Python 3.11. Debian 13: Xen 4.20, Linux 6.12, Python 3.13."""
 LIBC = {"bookworm": (2, 36), "trixie": (2, 41)}
 """Their C libraries."""
+PYTHON = {"bookworm": (3, 11), "trixie": (3, 13)}
+"""Their versions of Python."""
 
 PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "systemd", "udev", "iproute2", "procps", "busybox-static",
             "e2fsprogs", "fio", "strace", "qemu-system-xen"]
