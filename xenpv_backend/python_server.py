@@ -20,7 +20,7 @@ from xenpv.wire.blkif import Op, Status
 
 from .log import LOGGER
 from .queue import Queue, Request
-from .storage.base import Drains, Storage, StorageRequest
+from .storage.base import Drains, Storage, StorageRequest, SubRequest
 from .storage.layers import asynchronous
 
 BATCH = 32
@@ -84,6 +84,7 @@ class PythonServer:
             self._wake = -1
 
     def _serve(self, queue: Queue) -> None:
+        idle = 0
         try:
             while not self._ending:
                 try:
@@ -92,8 +93,13 @@ class PythonServer:
                     continue
                 if requests:
                     self._submit(queue, requests)
-                self._complete(queue)
-                self._run_calls()
+                progress = self._complete(queue)
+                progress |= self._run_calls()
+                # Woken for what was done already, once at most; or what comes next in the ring, a barrier, waits for what
+                # is under way.
+                idle = 0 if requests or progress else idle + 1
+                if idle > 1 and self._out:
+                    select.select([self._wake], [], [])
         except RemoteProtocolError:
             self._on_halt(queue)
         finally:
@@ -121,11 +127,37 @@ class PythonServer:
             request = self._out.pop(id(done), None)
         if request is None:
             return
+        if request.flush_after and request.status == Status.OKAY:
+            self._make_durable(request)
+            return
+        self._end(request)
+
+    def _make_durable(self, barrier: Request) -> None:
+        """The data of a barrier that is done is durable before it is answered."""
+        flush = SubRequest(Op.FLUSH_DISKCACHE, 0, 0)
+        with self._lock:
+            self._out[id(flush)] = barrier
+
+        def done(flush: StorageRequest) -> None:
+            with self._lock:
+                barrier = self._out.pop(id(flush), None)
+            if barrier is not None:
+                barrier.status = flush.status
+                self._end(barrier)
+
+        try:
+            self._storage.submit([flush], done)
+        except Exception as error:  # whatever it is: the barrier is answered
+            LOGGER.error("%s failed: %s", self._storage.name, error)
+            done(flush)
+
+    def _end(self, request: Request) -> None:
         self._finished.append(request)
         if threading.current_thread() is not self._thread:
             os.eventfd_write(self._wake, 1)
 
-    def _complete(self, queue: Queue) -> None:
+    def _complete(self, queue: Queue) -> bool:
+        """Answer what is done. Whether anything was."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
         finished = []
@@ -143,6 +175,7 @@ class PythonServer:
                 finished.append(request)
         if finished:
             queue.complete(finished)
+        return bool(finished)
 
     def _answer_the_rest(self, queue: Queue) -> None:
         while True:
@@ -152,7 +185,7 @@ class PythonServer:
                     return
             select.select([self._wake], [], [])
 
-    def _run_calls(self) -> None:
+    def _run_calls(self) -> bool:
         with self._lock:
             calls, self._calls = self._calls, []
         for function, done in calls:
@@ -160,3 +193,4 @@ class PythonServer:
                 function()
             finally:
                 done.set()
+        return bool(calls)

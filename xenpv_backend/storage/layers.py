@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from xenpv.closing import Closing
@@ -144,6 +145,10 @@ class _ByDescriptor(Layer):
         super().__init__(below)
         self._fd = below.fileno()
         self._threads = None if below.inline else ThreadPoolExecutor(THREADS, "xenpv-descriptor")
+
+    @property
+    def facts(self) -> StorageFacts:
+        return replace(self.below.facts, discard_secure=False)  # holes are punched here, and no more
 
     def submit(self, requests: Sequence[StorageRequest], done: Done) -> None:
         for request in requests:

@@ -39,7 +39,8 @@ class Overlay(Layer):
         self._top = top
         facts = below.facts
         self._facts = replace(facts, readonly=readonly, flush=True, discard=not readonly,
-                              discard_granularity=0 if readonly else BLOCK, discard_alignment=0)
+                              discard_granularity=0 if readonly else BLOCK, discard_alignment=0,
+                              discard_secure=False)
         self._worker = worker or Worker("xenpv-overlay")
         self._waiting: deque[tuple[StorageRequest, Done]] = deque()
         self._uncommitted: list[tuple[StorageRequest, Done]] = []

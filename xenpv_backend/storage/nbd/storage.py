@@ -148,8 +148,8 @@ class NbdStorage(AsyncStorage):
             case Op.WRITE | Op.DISCARD:
                 what = "write" if request.op == Op.WRITE else self.options.discard
                 before = flush if request.flush_first else []
-                if not (request.flush_first or is_through(self.options.cache)):
-                    return [what]
+                if not is_through(self.options.cache):
+                    return [*before, what]
                 return [*before, f"{what}-fua"] if self._fua and what != "trim" else [*before, what, *flush]
         return ["unknown"]
 
