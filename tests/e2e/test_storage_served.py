@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.raw_frontend import RawFrontend
-from tests.support.served import Served, served
+from tests.support.served import SIZE, Served, served
+from tests.support.world import new_world, serving
 from xenpv.wire.blkif import Op
 from xenpv.xenbus import XenbusState
+from xenpv_frontend.disk import Disk
 
 
 @pytest.fixture
@@ -85,3 +87,16 @@ def test_unsafe_offers_no_flush(world: Served) -> None:
         assert world.dom0.store.read(f"{place.backend}/feature-flush-cache") == b"0"
         assert frontend.io(Op.FLUSH_DISKCACHE, 0, 0)[0] == -2
         assert frontend.io(Op.WRITE, 0, b"x" * 512)[0] == 0
+
+
+def test_a_barrier_is_durable(tmp_path: Path) -> None:
+    """A frontend that is offered no flush sends a barrier without data: the storage is to flush."""
+    log = tmp_path / "log"
+    with new_world(tmp_path, bytes(SIZE)) as bare:
+        bare.attach(f"fault,delay=10ms,ops=write:log,file={log}:{bare.image}")
+        with serving(bare.dom0, bare.run, flush=False), Disk.open(bare.guest) as disk:
+            disk.write(0, bytes(4096))
+            disk.flush()
+            disk.write(8192, bytes(4096))
+    story = [line.split()[1] + (" after a flush" if "flush-first" in line else "") for line in log.read_text().splitlines()]
+    assert [line for line in story if not line.startswith("read")] == ["write", "flush", "write"]
