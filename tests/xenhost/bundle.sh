@@ -5,7 +5,7 @@
 mkdir -p /tmp/bundle
 # A part of it: what a guest extracts must fit into its memory.
 head -c 5000000 /boot/testhost/kernel >/tmp/bundle/kernel
-head -c 9000001 /dev/urandom >/tmp/bundle/root
+head -c 3000001 /dev/urandom >/tmp/bundle/root
 : >/tmp/bundle/nothing
 bundle=/tmp/bundle/guest.xpb
 
@@ -18,7 +18,7 @@ id=$(xenpv bundle ls $bundle --json | sed -n 's/^  "id": "\(.*\)",/\1/p')
 say "the partition scan of dom0's kernel"
 loop=$(losetup --find --show --partscan --read-only $bundle)
 until_true 10 [ -b "${loop}p2" ] || die "no partitions on $loop"
-[ "$(head -c 9000001 "${loop}p2" | sha256sum)" = "$(sha256sum </tmp/bundle/root)" ] || die "the second partition is not the image"
+[ "$(head -c 3000001 "${loop}p2" | sha256sum)" = "$(sha256sum </tmp/bundle/root)" ] || die "the second partition is not the image"
 shows "PTUUID=\"$id\" PTTYPE=\"gpt\"" blkid -p "$loop" || die "blkid: $(blkid -p "$loop")"
 shows 'PART_ENTRY_NAME="kernel"' blkid -p "${loop}p1" || die "blkid: $(blkid -p "${loop}p1")"
 
