@@ -43,7 +43,8 @@ ended() {
     [ "$status$scenario" != 0 ] || return 0
     on_failure
     echo "FAIL  $script: ${scenario:-outside its scenarios}" | tee -a "$summary"
-    # The next script finds a host without guests, backend and xl's script all the same.
+    # The next script finds a host without guests, backend, options and xl's script all the same.
+    rm -f /etc/xenpv/backend.toml
     xl list | awk 'NR > 1 && $2 > 0 { print $2 }' | while read -r domid; do xl destroy "$domid"; done
     [ -z "$backend" ] || kill "$backend" 2>/dev/null || true
     [ ! -e /etc/xen/scripts/block-xenpv ] || xenpv host uninstall -f
@@ -79,9 +80,10 @@ kernel_is_content() {
     ! dmesg | grep -E "BUG|WARNING|Oops|Call Trace|Bad page|Bad rss" || die "the kernel complains"
 }
 
-# until_true SECONDS COMMAND...: polls the command. Under emulation a process costs 0.1 s of a CPU that the guest needs.
+# until_true SECONDS COMMAND...: polls the command. Under emulation a process costs 0.1 s of a CPU that the guest needs. A machine
+# that has other work too gets three times as long.
 until_true() {
-    local deadline=$((SECONDS + $1))
+    local deadline=$((SECONDS + 3 * $1))
     shift
     until "$@"; do
         [ $SECONDS -le $deadline ] || return 1

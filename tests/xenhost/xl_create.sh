@@ -13,6 +13,9 @@ xenpv host install
 [ -x /etc/xen/scripts/block-xenpv ] || die "no script"
 grep -q "^ExecStart=/" /etc/systemd/system/xenpv-backend.service || die "no service"
 passed
+# Not offered by us, so that the kernel's own offer of it would be seen.
+mkdir -p /etc/xenpv
+echo 'max_indirect_segments = 0' >/etc/xenpv/backend.toml
 start_backend
 
 scenario "xl create: the kernel's backend keeps its hands off, the guest makes an ext4"
@@ -54,6 +57,7 @@ cat /tmp/wrong.err
 grep -q "/tmp/missing.img" /tmp/wrong.err || die "the error does not name the image"
 passed
 stop_backend
+rm /etc/xenpv/backend.toml
 
 scenario "xl create without a backend: the error says that none runs"
 sed -i s/missing.img/a.img/ /tmp/wrong.cfg
