@@ -1,6 +1,11 @@
 /* A write barrier: what came before it is answered before it begins, and what comes after begins when it is answered. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "engine.h"
 #include "queue.h"
 
 #define SECTORS 1024u
@@ -160,6 +165,48 @@ static void served(int engine)
     CHECK_EQ(queue.stats.requests[XENPV_OP_BARRIER], 20 * 5 + 1);
     queue_close(&queue);
     disk_check(fd, model, SECTORS);
+}
+
+/* Of /dev/null a write succeeds and a flush does not: so the flush after the write was made. */
+static void flushes_after(struct xenpv_engine *engine)
+{
+    uint8_t data[512] = { 0 };
+    struct iovec iov = { data, sizeof data };
+    struct xenpv_back back = { .config = { .fd = open("/dev/null", O_RDWR) } };
+    struct xenpv_slot *done;
+
+    CHECK(back.config.fd >= 0);
+    for (uint8_t after = 0; after < 2; after++) {
+        struct xenpv_slot slot = { .back = &back, .op = XENPV_OP_WRITE, .segments = 1, .bytes = sizeof data, .iovs = 1,
+                                   .room = { .iov = &iov }, .flush_after = after };
+        if (engine) {
+            struct pollfd fd = { .fd = engine->fd, .events = POLLIN };
+            CHECK_EQ(engine->submit(engine, &slot), 0);
+            for (engine->kick(engine); !engine->reap(engine, &done, 1); engine->kick(engine))
+                CHECK(poll(&fd, 1, 10000) == 1);
+            CHECK(done == &slot);
+        } else {
+            slot.result = xenpv_io_now(&slot);
+        }
+        CHECK_EQ(slot.result, after ? -EINVAL : 0);
+    }
+    close(back.config.fd);
+}
+
+TEST(a_barrier_is_flushed_after_it_is_written)
+{
+    struct xenpv_engine *engine;
+    int error = 0;
+
+    flushes_after(NULL);
+    engine = xenpv_engine_threads(&error);
+    CHECK(engine != NULL);
+    flushes_after(engine);
+    engine->free(engine);
+    engine = xenpv_engine_uring(&error);
+    CHECK(engine != NULL);
+    flushes_after(engine);
+    engine->free(engine);
 }
 
 TEST(inline_serves_barriers) { served(INLINE); }

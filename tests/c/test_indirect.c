@@ -29,6 +29,8 @@ static void served(int engine, struct queue_options options, uint32_t count, uin
     CHECK_EQ(queue.stats.refused, 0);
     CHECK_EQ(queue.stats.indirect, xenpv_front_stats(queue.front)->indirect);
     CHECK_EQ(queue.stats.indirect > 0, options.front_segments > 11);
+    if (options.front_segments > 11)
+        CHECK_EQ(queue.front->free_group_count, INDIRECT_PAGES / queue.front->group_pages); /* every page came back */
     CHECK(queue.domain.live == (1 << options.order) + (int64_t)queue.back->persistent.count);
     queue_close(&queue);
     disk_check(fd, model, SECTORS);
