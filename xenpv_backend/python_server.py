@@ -20,7 +20,7 @@ from xenpv.wire.blkif import Op, Status
 
 from .log import LOGGER
 from .queue import Queue, Request
-from .storage.base import Drains, Storage, StorageRequest, SubRequest
+from .storage.base import Drains, Storage, StorageRequest
 from .storage.layers import asynchronous
 
 BATCH = 32
@@ -127,31 +127,6 @@ class PythonServer:
             request = self._out.pop(id(done), None)
         if request is None:
             return
-        if request.flush_after and request.status == Status.OKAY:
-            self._make_durable(request)
-            return
-        self._end(request)
-
-    def _make_durable(self, barrier: Request) -> None:
-        """The data of a barrier that is done is durable before it is answered."""
-        flush = SubRequest(Op.FLUSH_DISKCACHE, 0, 0)
-        with self._lock:
-            self._out[id(flush)] = barrier
-
-        def done(flush: StorageRequest) -> None:
-            with self._lock:
-                barrier = self._out.pop(id(flush), None)
-            if barrier is not None:
-                barrier.status = flush.status
-                self._end(barrier)
-
-        try:
-            self._storage.submit([flush], done)
-        except Exception as error:  # whatever it is: the barrier is answered
-            LOGGER.error("%s failed: %s", self._storage.name, error)
-            done(flush)
-
-    def _end(self, request: Request) -> None:
         self._finished.append(request)
         if threading.current_thread() is not self._thread:
             os.eventfd_write(self._wake, 1)
