@@ -1,4 +1,4 @@
-"""The contract of storages, on NBD exports of nbdkit and qemu-nbd."""
+"""The contract of storages, on NBD exports of nbdkit, qemu-nbd and qemu-storage-daemon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nbd import NbdServer, Until, nbdkit, qemu_nbd
+from tests.support.nbd import NbdServer, Until, nbdkit, qemu_nbd, qemu_storage_daemon
 from xenpv.testing import storage as contract
 from xenpv_backend.storage import open_storage
 
@@ -16,7 +16,7 @@ Requires = Callable[[str], str]
 SIZE = 1 << 20
 
 
-@pytest.fixture(params=["nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2"])
+@pytest.fixture(params=["nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2", "qemu-storage-daemon"])
 def server(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path, until: Until) -> Iterator[NbdServer]:
     requires("libnbd.so.0")
     image = tmp_path / "disk.img"
@@ -28,6 +28,8 @@ def server(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path, u
             made = nbdkit(requires, tmp_path, until, "file", str(image))
         case "qemu-nbd raw":
             made = qemu_nbd(requires, tmp_path, until, "-f", "raw", "--discard=unmap", str(image))
+        case "qemu-storage-daemon":
+            made = qemu_storage_daemon(requires, tmp_path, until, image)
         case _:
             qcow = tmp_path / "disk.qcow2"
             subprocess.run([requires("qemu-img"), "convert", "-O", "qcow2", image, qcow], check=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,6 +137,25 @@ def test_what_is_unflushed_is_bounded(serve: Serve, tmp_path: Path) -> None:
             assert do(storage, write(n * 64, bytes(32768))) == [0]
         assert storage.describe()["nbd"]["unflushed_bytes"] <= 2 * 65536 + 32768
     assert logged(log).count("Flush") >= 4
+
+
+def test_over_tcp(requires: Callable[[str], str], until: Until) -> None:
+    requires("libnbd.so.0")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    words = [requires("nbdkit"), "-f", "-i", "127.0.0.1", "-p", str(port), "-e", "disk", "memory", "1M"]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as server:
+        until(lambda: can_connect(port), "nbdkit listens")
+        with NbdStorage(f"nbd://127.0.0.1:{port}/disk") as storage:
+            assert do(storage, write(8, b"tcp!" * 1024)) == [0]
+            assert content(storage, 8, 4096) == b"tcp!" * 1024
+        server.kill()
+
+
+def can_connect(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 # What is refused

@@ -63,3 +63,11 @@ def nbdkit(requires: Callable[[str], str], folder: Path, until: Until, *words: s
 def qemu_nbd(requires: Callable[[str], str], folder: Path, until: Until, *words: str) -> NbdServer:
     """qemu-nbd, for as many clients as come."""
     return NbdServer(folder / "qemu.sock", [requires("qemu-nbd"), "-t", "-e", "16", "-k", "{}", *words], until)
+
+
+def qemu_storage_daemon(requires: Callable[[str], str], folder: Path, until: Until, image: Path) -> NbdServer:
+    """qemu-storage-daemon, with a raw image as its default export."""
+    return NbdServer(folder / "qsd.sock", [
+        requires("qemu-storage-daemon"), "--blockdev", f"driver=file,node-name=disk,filename={image},discard=unmap",
+        "--nbd-server", "addr.type=unix,addr.path={},max-connections=16",
+        "--export", "type=nbd,id=export,node-name=disk,name=,writable=on"], until)
