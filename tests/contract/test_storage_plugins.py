@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.storages import read
 from xenpv.errors import StorageError
 from xenpv.testing import storage as contract
+from xenpv.wire.blkif import Status
 from xenpv_backend.storage import is_filter, open_storage
+from xenpv_backend.storage.layers import asynchronous
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "storage.md"
 
@@ -113,21 +116,44 @@ def test_ours_cannot_be_taken_over(site: Path, tmp_path: Path) -> None:
         assert storage.facts.size == 65536
 
 
-def test_an_exception_in_a_request_is_that_requests_error(site: Path) -> None:
-    from tests.support.storages import do, read
-    from xenpv_backend.storage.layers import asynchronous
+RAISES = '''
+from xenpv_backend.storage import AsyncStorage, Layer, SimpleStorage, StorageFacts
 
-    module = '''
-from xenpv_backend.storage import SimpleStorage, StorageFacts
-
-class Raises(SimpleStorage):
-    name = "raises"
+class Simple(SimpleStorage):
+    name = "simple"
     facts = StorageFacts(256, False)
     def read(self, offset, data): raise RuntimeError("broken")
-    def write(self, offset, data): pass
 
-def opens(opening): return Raises()
+class Submits(AsyncStorage):
+    name, cache, facts = "submits", "none", StorageFacts(256, False)
+    def submit(self, requests, done):
+        raise RuntimeError("broken")
+    def close(self):
+        pass
+
+class Twice(Layer):
+    def submit(self, requests, done):
+        self.below.submit(requests, lambda request: (done(request), done(request)))
+
+def simple(opening): return Simple()
+def submits(opening): return Submits()
+def twice(below, readonly, parameters): return Twice(below)
 '''
-    install(site, "plugin_raises", module, "[xenpv.storage]\nraises = plugin_raises:opens\n")
-    with open_storage("raises:", "w") as storage:
-        assert do(asynchronous(storage), read(0)) == [-1]
+POINTS = """
+[xenpv.storage]
+simple = plugin_raises:simple
+submits = plugin_raises:submits
+[xenpv.storage.filter]
+twice = plugin_raises:twice
+"""
+
+
+@pytest.mark.parametrize(("target", "status"), [
+    ("simple:", Status.ERROR), ("submits:", Status.ERROR), ("log:submits:", Status.ERROR),
+    ("twice:memory:65536", Status.OKAY)])
+def test_what_a_plug_in_does_wrong_is_one_answer_to_that_request(site: Path, target: str, status: Status) -> None:
+    install(site, "plugin_raises", RAISES, POINTS)
+    answers: list[int] = []
+    with asynchronous(open_storage(target, "w")) as storage:
+        storage.submit([read(0)], lambda request: answers.append(request.status))
+    assert answers == [status]

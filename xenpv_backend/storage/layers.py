@@ -223,8 +223,13 @@ def asynchronous(storage: Storage) -> AsyncStorage:
     return _ByHandle(storage)
 
 
+def held_to_the_rules(storage: Storage) -> AsyncStorage:
+    """`storage`, a plug-in's, with a submit() that raises nothing and ends each request once."""
+    return _Foreign(storage) if isinstance(storage, Submits) else asynchronous(storage)
+
+
 class _Foreign(Layer):
-    """On a storage with a submit() that is not derived from ours: held to the rules."""
+    """On a storage whose submit() is not ours."""
 
     def submit(self, requests: Sequence[StorageRequest], done: Done) -> None:
         open_ = {id(request) for request in requests}

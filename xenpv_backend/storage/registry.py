@@ -15,7 +15,7 @@ from typing import Any, Final
 from xenpv.errors import StorageError, XenpvError
 
 from .base import SECTOR, Storage, StorageFacts
-from .layers import AsyncStorage, asynchronous
+from .layers import AsyncStorage, asynchronous, held_to_the_rules
 from .target import Parameters, parse_target
 
 STORAGE_GROUP: Final = "xenpv.storage"
@@ -100,6 +100,7 @@ def _open(word: str, rest: str, readonly: bool, cache: str, values: Mapping[str,
         parameters.done()
         if word not in FORMATS:
             check_facts(word, storage.facts, readonly)
+            return storage if storage.fileno() >= 0 else held_to_the_rules(storage)
         return storage if storage.fileno() >= 0 else asynchronous(storage)
     except BaseException:
         storage.close()
@@ -115,6 +116,7 @@ def _wrap(storage: Storage, found: Filter, readonly: bool, parameters: Parameter
         parameters.done()
         if parameters.word not in FILTERS:
             check_facts(parameters.word, made.facts, readonly)
+            return held_to_the_rules(made)
     except BaseException:
         made.close()
         raise

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from xenpv.errors import StorageError, XenpvError
+from xenpv.errors import StorageError
 from xenpv.wire.blkif import Op, Status
 
 from ...log import LOGGER
@@ -380,8 +380,8 @@ class Mirror(AsyncStorage):
             if not self._ending:
                 found = self._open_leg(leg.target)
                 leg.check(found, self._metadata.header.size, self._facts.sector_size, self._facts.discard)
-        except XenpvError as problem:
-            error = str(problem)
+        except Exception as problem:  # whatever it is: the leg is tried again
+            error = str(problem) or type(problem).__name__
             if found is not None:
                 found.close()
                 found = None

@@ -197,6 +197,8 @@ class NbdStorage(AsyncStorage):
                 self._turn()
             except OSError as error:
                 self._lost(error)
+            except Exception as error:  # whatever it is: requests are answered in the end, and the thread goes on
+                self._lost(NbdError(errno.EIO, f"{type(error).__name__}: {error}"))
         self._part()
 
     def _turn(self) -> None:
