@@ -274,6 +274,19 @@ def test_a_leg_that_fails_while_it_is_copied_is_begun_anew() -> None:
     assert world.equal() and world.states() == [ACTIVE, ACTIVE]
 
 
+def test_a_write_that_only_a_recovering_leg_has_is_taken_back_from_it() -> None:
+    """The guest was told that it failed; what counts is what the leg that has everything holds."""
+    world = World(same=False)
+    world.open(rate=REGION)
+    world.run(6)
+    world.legs[0].broken = frozenset({Op.WRITE})
+    assert world.do(write(0, b"n" * 512)) == [Status.ERROR]
+    assert world.legs[1].platter.now[:512] == b"n" * 512
+    world.legs[0].broken = False
+    world.run(60)
+    assert world.equal() and world.states() == [ACTIVE, ACTIVE] and world.content(0) == bytes(512)
+
+
 # Opened again
 
 def test_a_clean_close_leaves_nothing_to_copy() -> None:

@@ -15,6 +15,7 @@ from tests.support.storages import ManualWorker, flush, write
 from xenpv.errors import StorageError
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.mirror import ACTIVE, Metadata, Mirror
+from xenpv_backend.storage.mirror.recovery import Recovery
 
 REGION = 2048
 SECTORS = 32
@@ -164,20 +165,22 @@ def test_the_first_moments_one_by_one(changes: int) -> None:
     story.check(True)
 
 
-def test_a_mirror_that_forgets_its_bits_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check can fail: without bits the legs stay different."""
-    monkeypatch.setattr(Metadata, "mark", lambda self, regions: None)
-    with pytest.raises(AssertionError):
-        for seed in range(20):
-            story = Story(seed, legs=2)
-            story.live(100, False)
-            story.check(True)
+def clear_without_a_flush(mirror: Mirror) -> None:
+    mirror._flushed = mirror._number
 
 
-def test_a_mirror_that_does_not_write_down_stale_legs_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Metadata, "set_states", lambda self, states: None)
+@pytest.mark.parametrize(("where", "name", "wrong", "power"), [
+    (Metadata, "mark", lambda self, regions: None, True),
+    (Metadata, "set_states", lambda self, states: None, False),
+    (Mirror, "_tidy_later", lambda self: (clear_without_a_flush(self), self._worker.later(0.1, self._tidy)), True),
+    (Recovery, "_end", lambda self, leg: self._mirror.recovered(leg), True),
+], ids=["no bits", "no stale legs", "bits cleared without a flush", "a leg is whole without a flush"])
+def test_a_mirror_that_is_wrong_is_caught(monkeypatch: pytest.MonkeyPatch, where: type, name: str, wrong: object,
+                                          power: bool) -> None:
+    monkeypatch.setattr(where, name, wrong)
     with pytest.raises(AssertionError):
-        for seed in range(40):
+        for seed in range(60):
             story = Story(seed, legs=2)
-            story.live(300, True)
-            story.check(False)
+            for _ in range(4):
+                story.live(300, True)
+                story.check(power)
