@@ -107,6 +107,7 @@ struct xenpv_back {
     uint32_t taken_event; /* the port is masked: unmask before sleep */
     uint32_t active; /* the service's: looked at in each pass */
     uint32_t leaving; /* the service's: no new request is taken */
+    uint32_t weight;  /* the service's: of the last request taken */
     uint8_t barrier; /* one is in flight, alone */
     uint8_t stalled; /* the next request waits for an answer to one in flight */
     int halted; /* the frontend broke the rules */

@@ -107,7 +107,8 @@ static int engine_of(struct xenpv_service *s)
         s->engine = s->kind == XENPV_ENGINE_URING ? xenpv_engine_uring(&error) : xenpv_engine_threads(&error);
     if (!s->engine)
         return -error;
-    struct epoll_event event = { .events = EPOLLIN, .data.ptr = s->engine };
+    /* By its edge: each signal is told once, and nobody has to read it away. Whoever was told reaps before he sleeps. */
+    struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.ptr = s->engine };
     if (epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->engine->fd, &event) != 0 && errno != EEXIST) {
         error = errno;
         s->engine->free(s->engine); /* an engine that wakes nobody is none */
@@ -142,10 +143,15 @@ static uint32_t weight(const struct xenpv_slot *slot)
     return slot->op == XENPV_OP_DISCARD ? TURN : 1 + (slot->segments ? (uint32_t)(slot->bytes >> WEIGHT_SHIFT) : 0);
 }
 
-/* How many requests may be taken at once: not more than the engine has room for, for what is taken has to start. */
-static uint32_t batch_of(const struct xenpv_service *s, const struct xenpv_back *back)
+/* How many requests may be taken at once: as many as the turn will bear if they are like the last one, and not more than the
+ * engine has room for, since what is taken has to start. */
+static uint32_t batch_of(const struct xenpv_service *s, const struct xenpv_back *back, uint32_t spent)
 {
-    return back->config.fd_inline || !s->engine || s->engine->room > BATCH ? BATCH : s->engine->room;
+    uint32_t batch = back->weight > 1 ? 1 + (TURN - spent) / back->weight : BATCH;
+
+    if (batch > BATCH)
+        batch = BATCH;
+    return back->config.fd_inline || !s->engine || s->engine->room > batch ? batch : s->engine->room;
 }
 
 /* One queue's turn: how much it found, or -EPROTO. */
@@ -155,14 +161,15 @@ static int serve(struct xenpv_service *s, struct xenpv_back *back)
     uint32_t total = 0, spent = 1, count;
     int taken = 0;
 
-    while (spent <= TURN && (taken = xenpv_back_take(back, slots, batch_of(s, back), &count)) > 0) {
+    while (spent <= TURN && (taken = xenpv_back_take(back, slots, batch_of(s, back, spent), &count)) > 0) {
         spent += (uint32_t)taken - count;
         for (uint32_t i = 0; i < count; i++) {
             /* In line, each begins when the one before it has ended. */
             if (back->stamper.unit)
                 slots[i]->started = i ? (back->config.fd_inline ? slots[i - 1]->ended : slots[i - 1]->started)
                                       : xenpv_stamp_now(&back->stamper);
-            spent += weight(slots[i]);
+            back->weight = weight(slots[i]);
+            spent += back->weight;
             start(s, back, slots[i]);
         }
         total += (uint32_t)taken;
@@ -192,10 +199,7 @@ static void look(struct xenpv_service *s, int timeout)
             s->stopping = 1;
             ssize_t ignored = read(s->stop_fd, &value, sizeof value); /* it was readable: at worst we stop twice */
             (void)ignored;
-        } else if (events[i].data.ptr == s->engine) {
-            if (read(s->engine->fd, &value, sizeof value) < 0 && errno != EAGAIN)
-                s->stopping = 1; /* cannot be: an eventfd of ours */
-        } else {
+        } else if (events[i].data.ptr != s->engine) {
             struct xenpv_back *back = events[i].data.ptr;
             xenpv_back_wake(back);
             activate(s, back);
