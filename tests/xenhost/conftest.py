@@ -7,7 +7,6 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,8 +50,14 @@ def dom0() -> None:
 
 @pytest.fixture(scope="session")
 def until(until: Callable[..., None]) -> Callable[..., None]:
-    """As everywhere, but looking seldom: what is waited for here needs the CPUs, which are emulated, itself."""
-    return partial(until, every=0.2)
+    """As everywhere, but looking seldom: what is waited for here needs the CPUs, which are emulated, itself.
+
+    A machine that has other work too gets three times as long.
+    """
+    def wait(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+        until(condition, what, 3 * seconds, 0.2)
+
+    return wait
 
 
 BRIEF = "mitigations=off rodata=off cryptomgr.notests lsm= audit=0"
