@@ -50,7 +50,7 @@ def test_what_people_see() -> None:
     text = report.profiling({
         "profiling": rows, "totals": totals, "storage": "tmpfs", "versions": {"xenpv": "0.1.0"},
         "processors": {"count": 2, "model": "a processor"}, "load_average": {"before": [0.1], "after": [0.2]},
-        "options": {"seconds": 1.0, "runs": 20, "size": 1 << 30}})
+        "options": {"seconds": 1.0, "runs": 20, "size": 1 << 30, "pinning": "none"}})
     line = text.splitlines()[1].split()
     assert line == ["qd1", "us", "20", "100", "90", "1.111", "1.111", "..", "1.111", "no"]
     assert "99.80 %" in text
