@@ -12,7 +12,7 @@ from tests.support.storages import read
 from xenpv.errors import StorageError
 from xenpv.testing import storage as contract
 from xenpv.wire.blkif import Status
-from xenpv_backend.storage import is_filter, open_storage
+from xenpv_backend.storage import is_filter, open_storage, plug_ins
 from xenpv_backend.storage.layers import asynchronous
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "storage.md"
@@ -61,6 +61,7 @@ def test_the_example_keeps_the_contract(example: None, target: str, check: Calla
 
 def test_a_plug_ins_filter_is_known_by_its_name(example: None) -> None:
     assert is_filter("invert") and not is_filter("sparse")
+    assert plug_ins() == ["invert", "sparse"]
 
 
 @pytest.mark.parametrize(("target", "words"), [

@@ -159,5 +159,23 @@ def _programs(session: Session) -> Iterator[Finding]:
                       "" if found else f"apt-get install {package}")
 
 
+def _storage(session: Session) -> Iterator[Finding]:
+    """What storages of others need, and plug-ins."""
+    from xenpv_backend.storage import plug_ins
+    from xenpv_backend.storage.nbd import libnbd
+    from xenpv_backend.storage.rbd import binding
+
+    for name, load in (("nbd", libnbd.load), ("rbd", binding.load)):
+        try:
+            load()
+        except XenpvError as error:
+            yield Finding(f"{name}: disks", NOTE, str(error))
+        else:
+            yield Finding(f"{name}: disks", OK, "its library is here")
+    found = plug_ins()
+    if found:
+        yield Finding("plug-ins", OK, f"storages and filters of installed distributions: {', '.join(found)}")
+
+
 LOOKS: tuple[Callable[[Session], Iterator[Finding]], ...] = (
-    _python, _core, _machine, _engine, _memory, _hypervisor, _programs)
+    _python, _core, _machine, _engine, _memory, _hypervisor, _storage, _programs)

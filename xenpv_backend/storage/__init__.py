@@ -15,12 +15,13 @@ from .memory import MemoryStorage
 from .mirror import open_mirror
 from .nbd import SCHEMES, NbdStorage, read_options
 from .rbd import RbdOptions, RbdStorage
-from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target
+from .registry import FILTERS, FORMATS, Filter, Opening, is_filter, open_target, plug_ins
 from .target import Parameters, Target, parse_target
 
 __all__ = ["AsyncStorage", "CACHES", "FILTERS", "FORMATS", "FileStorage", "Filter", "Layer", "MemoryStorage",
            "NbdStorage", "Opening", "Parameters", "SECTOR", "SimpleStorage", "Storage", "StorageBusyError",
-           "StorageFacts", "StorageRequest", "SubRequest", "Target", "is_filter", "open_storage", "parse_target"]
+           "StorageFacts", "StorageRequest", "SubRequest", "Target", "is_filter", "open_storage", "parse_target",
+           "plug_ins"]
 
 
 def _asked_cache(opening: Opening) -> str:

@@ -67,6 +67,11 @@ def known_formats() -> list[str]:
     return sorted({*FORMATS, *entry_points(group=STORAGE_GROUP).names})
 
 
+def plug_ins() -> list[str]:
+    """The words of installed distributions."""
+    return sorted({*entry_points(group=STORAGE_GROUP).names, *entry_points(group=FILTER_GROUP).names} - {*FORMATS, *FILTERS})
+
+
 def known_filters() -> list[str]:
     return sorted({*FILTERS, *entry_points(group=FILTER_GROUP).names})
 

@@ -85,15 +85,6 @@ def load() -> Any:
     return library
 
 
-def is_installed() -> bool:
-    """Whether libnbd can be loaded."""
-    try:
-        load()
-    except StorageError:
-        return False
-    return True
-
-
 class Connection(Closing):
     """A connection to the export that `uri` names, begun and not awaited. Raises StorageError, NbdError."""
 
