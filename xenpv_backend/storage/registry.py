@@ -96,8 +96,9 @@ def open_target(text: str, readonly: bool, cache: str) -> Storage:
 
 def _open(word: str, rest: str, readonly: bool, cache: str, values: Mapping[str, str]) -> Storage:
     opens: Opens = FORMATS.get(word) or _plug_in(STORAGE_GROUP, word, f"format {word} is not served (only "
-                                                 f"{', '.join(known_formats())}): convert the image, `qemu-img convert "
-                                                 "-O raw`, or serve it by qemu-nbd and name it nbd://")
+                                                 f"{', '.join(known_formats())}; filters: {', '.join(known_filters())}): "
+                                                 "convert the image, `qemu-img convert -O raw`, or serve it by qemu-nbd "
+                                                 "and name it nbd://")
     parameters = Parameters(word, values)
     opening = Opening(word, rest, readonly, cache, parameters)
     storage: Storage = _guarded(word, lambda: opens(opening))

@@ -156,8 +156,6 @@ def make(below: AsyncStorage, readonly: bool, parameters: Parameters) -> Fault:
     """``fault,errors=P,torn=P,lie=yes,delays=P,delay=TIME,ops=read+write,every=N,sectors=A-B,while=FILE,seed=N``."""
     errors, torn, delays = (parameters.probability(name) for name in ("errors", "torn", "delays"))
     delay = parameters.seconds("delay", 0.0)
-    if not (errors or torn or delays or delay):
-        raise StorageError("fault: names nothing that goes wrong: want errors=, torn= or delay=, such as fault,errors=1%:")
     words = (parameters.text("ops") or "+".join(OPS)).split("+")
     if not set(words) <= set(OPS):
         raise parameters.error("ops", f"some of {'+'.join(OPS)}")
@@ -171,4 +169,6 @@ def make(below: AsyncStorage, readonly: bool, parameters: Parameters) -> Fault:
                 parameters.number("every", 1, 10**9) or 1, int(first), int(last if dash else first),
                 parameters.text("while"), parameters.number("seed", 0, 10**18) or 0)
     parameters.done()
+    if not (errors or torn or delays or delay):
+        raise StorageError("fault: names nothing that goes wrong: want errors=, torn= or delay=, such as fault,errors=1%:")
     return Fault(below, plan)

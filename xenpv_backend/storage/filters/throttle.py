@@ -117,7 +117,7 @@ def make(below: AsyncStorage, readonly: bool, parameters: Parameters) -> Throttl
     """``throttle,iops=N,bps=SIZE,burst=TIME``. Raises StorageError."""
     iops, bps = parameters.number("iops", 1, 10**9), parameters.size("bps")
     burst = parameters.seconds("burst", BURST)
+    parameters.done()
     if iops is None and bps is None:
         raise StorageError("throttle: names no limit: want throttle,iops=500: or throttle,bps=10M:")
-    parameters.done()
     return Throttle(below, iops=iops, bps=bps, burst=burst)
