@@ -136,10 +136,15 @@ def test_remove_returns_when_all_is_answered(served: Served, until: Until) -> No
     until(lambda: len(served.storage.begun) == 2, "the requests")
     ending = threading.Thread(target=served.server.remove, args=(served.queue,))
     ending.start()
-    served.queue.put(new(sector=2))
-    served.storage.end()
-    ending.join(10)
-    assert not ending.is_alive() and {request.sector for request in served.queue.completed} >= {0, 1}
+    served.queue.put(new(sector=2))  # it may be begun, at any time, or not
+    assert ending.is_alive() and served.queue.completed == []
+
+    def has_returned() -> bool:
+        served.storage.end()
+        return not ending.is_alive()
+
+    until(has_returned, "the end")
+    assert {request.sector for request in served.queue.completed} >= {0, 1}
 
 
 def test_a_frontend_that_breaks_the_rules_is_told_of_and_what_it_sent_is_answered(served: Served, until: Until) -> None:
