@@ -9,7 +9,8 @@
     fio.py             running fio and reading what it says
     nbd_server.py      running an NBD server: nbdkit.py, qemu.py say how each is started
     systems.py         one class a peer: raw, nbdkit, qemu-storage-daemon
-    xenpv_system.py    the emulated Xen, a backend process, a load process
+    own_xen.py         an emulated Xen with a backend process, and the processes that load it
+    xenpv_system.py    the system `xenpv` on one, with one load process
     child.py           those two processes
     compare.py         alternating runs and their medians
     notifications.py   notifications per 1,000 requests

@@ -37,7 +37,7 @@ from .load import run_load
 from .totals import check_totals
 
 RING_DEPTH = 64
-"""Requests that the ring has room for: 8 reads of 256 KiB are 48 requests."""
+"""Requests that the ring has room for: 8 reads of 256 KiB are 48 requests where the backend takes no indirect ones."""
 POOL_BYTES = 8 << 20
 
 

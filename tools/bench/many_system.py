@@ -2,30 +2,25 @@
 own.
 
 RULES
-- As xenpv_system.py's: nothing of the user's is touched, and what was started ends in the opposite order.
+- As own_xen.py's: nothing of the user's is touched, and what was started ends in the opposite order.
 - Every disk stays connected throughout, so whoever is measured is measured beside idle ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from xenpv.hypervisors import open_domain
-from xenpv.hypervisors.emulated import host
-from xenpv.stats import PAGE_BYTES, decode_back
 from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
 
 from .. import toolstack
 from .cases import Case
-from .cpu import process_cpu_ns
 from .load import LoadResult
+from .own_xen import Child, OwnXen
 from .process import Memory, Switches, memory, switches
-from .xenpv_system import Child
 
 _SEED = 1
 _SUMMED = ("requests", "notifications", "sleeps", "spins", "spins_futile", "batches", "events")
@@ -78,54 +73,31 @@ def places(count: int, domains: int) -> list[tuple[int, str]]:
     return found
 
 
-class Many:
+class Many(OwnXen):
     """`images`: the file of each disk. From `with` to its end."""
 
     def __init__(self, images: Sequence[Path], folder: Path, *, domains: int, depth: int, pool: int,
                  spin_us: int | None) -> None:
+        super().__init__(folder, spin_us)
         self._images = images
-        self._run = folder / "run"
-        self._logs = folder
         self._domains = domains
         self._depth = depth
         self._pool = pool
-        self._spin_us = spin_us
-        self._stack = ExitStack()
         self.places: list[VbdPlace] = []
         self.features: dict[str, Any] = {}
         self.memory_before: Memory | None = None
         """Of the backend, before it had a disk."""
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self._stack.close()
-
     def _start(self) -> None:
-        host.start(self._run)
-        self._stack.callback(host.stop, self._run)
-        uri = f"emulated:{self._run}"
-        domids = [int(host.request(self._run, "create", name=f"load{number}")["domid"])
-                  for number in range(self._domains)]
-        spin = "-" if self._spin_us is None else str(self._spin_us)
-        self._backend = Child("backend", ["backend", uri, str(self._run), spin], self._logs / "backend.log")
-        self._stack.callback(self._backend.close)
-        self._backend.line()
+        domids = self._start_backend([f"load{number}" for number in range(self._domains)])
         self.memory_before = self.memory()
         vdevs = places(len(self._images), self._domains)
-        with open_domain(uri) as dom0:
+        with open_domain(self.uri) as dom0:
             for (domain, vdev), image in zip(vdevs, self._images, strict=True):
                 place = VbdPlace(0, domids[domain], vdev_number(vdev))
                 toolstack.attach(dom0.store, place, vbd_nodes(place, writable=True, params=str(image)))
                 self.places.append(place)
-        self._loads = Child("loads", ["loads", uri], self._logs / "loads.log")
+        self._loads = Child("loads", ["loads", self.uri], self._logs / "loads.log")
         self._stack.callback(self._loads.close)
         asked = [{"domid": domids[domain], "vdev": vdev} for domain, vdev in vdevs]
         self.features = self._loads.ask({"open": asked, "spin_us": self._spin_us, "depth": self._depth,
@@ -138,10 +110,6 @@ class Many:
     def switches(self) -> Switches:
         """Of the backend's threads, so far."""
         return switches(self._backend.pid)
-
-    def cpu_ns(self) -> int:
-        """Of the backend, so far."""
-        return process_cpu_ns(self._backend.pid)
 
     def run(self, loads: Sequence[Load], seconds: float) -> Together:
         """Run them at once, a disk no more than once. The backend is idle before and after."""
@@ -160,11 +128,4 @@ class Many:
 
     def each_counters(self) -> list[dict[str, int]]:
         """The backend's, of each queue."""
-        found = []
-        for place in self.places:
-            path = self._run / "backend" / f"{place.frontend_domid}-{place.devid}-0.stats"  # xenpv_backend/rundir.py
-            with open(path, "rb") as file:
-                counters = decode_back(file.read(PAGE_BYTES))
-            counters["requests"] = sum(counters["requests"].values())
-            found.append({name: int(counters[name]) for name in _SUMMED})
-        return found
+        return [{name: int(counters[name]) for name in _SUMMED} for counters in map(self._counters, self.places)]

@@ -1,44 +1,34 @@
 """The system `xenpv`: an emulated Xen of its own, a backend process and a load process, from `with` to its end.
 
 RULES
-- Nothing of the user's is touched: the run directory is a new one, and no configuration is read.
-- Started in the order host, backend, load; ended in the opposite one, whatever happens between.
 - Data passes between the backend and the load alone; the host process and this one only look on.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import select
-import subprocess
 import signal
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from xenpv.errors import HypervisorError, XenpvError
+from xenpv.errors import HypervisorError
 from xenpv.hypervisors import open_domain
-from xenpv.hypervisors.emulated import host
 from xenpv.ring import DEFAULT_SPIN_NS
-from xenpv.stats import PAGE_BYTES, decode_back
 from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
 
 from .. import toolstack
 from ..backend_control import ask
 from .cases import Case
-from .cpu import process_cpu_ns
 from .files import Target
 from .load import LoadResult
 from .measurement import Measurement
+from .own_xen import END_SECONDS, Child, OwnXen
 
 DEFAULT_SPIN_US = DEFAULT_SPIN_NS // 1000
-_END_SECONDS = 20.0
 _FLAGS = {"flag": True, "event_index": False}
 _SEED = 1
 
@@ -70,115 +60,25 @@ class Profile:
 NO_PROFILE = Profile()
 
 
-class Child:
-    """A process that is asked over its standard input and answers on its standard output. Ended by close()."""
-
-    def __init__(self, name: str, arguments: Sequence[str], log: Path) -> None:
-        self.name = name
-        self._log = log
-        with open(log, "wb") as errors:
-            # A session of its own: Ctrl-C is for us, who end it in order.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", f"{__package__}.child", *arguments], text=True, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
-
-    def line(self, beside: Child | None = None) -> str:
-        """The next line that it says. Raises HypervisorError when it has ended, or `beside`, without which it waits."""
-        assert self._process.stdout is not None
-        waited = [self._process.stdout.fileno()] + ([beside.pidfd] if beside else [])
-        ready, _, _ = select.select(waited, [], [])
-        if beside and ready == [beside.pidfd]:
-            raise beside.ended()
-        line = self._process.stdout.readline()
-        if not line:
-            raise self.ended()
-        return line
-
-    def ended(self) -> HypervisorError:
-        """The error for its end, with its last words."""
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        return HypervisorError(f"the {self.name} process ended: {said[-1] if said else 'without a word'}")
-
-    def ask(self, request: dict[str, Any], beside: Child) -> dict[str, Any]:
-        """Its answer. Raises HypervisorError as line() does, XenpvError with its own words when it refuses."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise self.ended() from error
-        answer = json.loads(self.line(beside))
-        if "error" in answer:
-            raise XenpvError(answer["error"])
-        return dict(answer)
-
-    def close(self, beside: Child | None = None) -> None:
-        """End it by SIGTERM, in the middle of a run too. One that does not end is killed, and that is an error.
-
-        Killed at once if `beside` has ended: it would wait for that to answer, for seconds and for nothing.
-        """
-        if beside and beside._process.poll() is not None:
-            self._process.kill()
-        self._process.terminate()
-        try:
-            self._process.communicate(timeout=_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise HypervisorError(f"the {self.name} process did not end within {_END_SECONDS:g} s: killed") from None
-        finally:
-            self._process.kill()
-            self._process.wait()
-            os.close(self.pidfd)
-
-
-class Xenpv:
+class Xenpv(OwnXen):
     """See System. `modes` of the ring: one disk each, read-only if there is more than one; None is as xenpv comes."""
 
     name = "xenpv"
 
     def __init__(self, target: Target, folder: Path, spin_us: int | None, *,
                  modes: Sequence[str | None] = (None,)) -> None:
+        super().__init__(folder, spin_us)
         self._target = target
-        self._run = folder / "run"
-        self._logs = folder
-        self._spin_us = spin_us
         self._vdevs = {mode: f"xvd{chr(ord('a') + number)}" for number, mode in enumerate(modes)}
-        self._stack = ExitStack()
+        self._options = self._logs / "backend.json"
         self._features: dict[str, Any] = {}
         self._domid = 0
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self._stack.close()
-
-    @property
-    def uri(self) -> str:
-        """Its dom0's."""
-        return f"emulated:{self._run}"
-
     def _start(self) -> None:
-        host.start(self._run)
-        self._stack.callback(host.stop, self._run)
-        self._domid = int(host.request(self._run, "create", name="load")["domid"])
-        uri = f"emulated:{self._run}"
-        spin = "-" if self._spin_us is None else str(self._spin_us)
-        self._options = self._logs / "backend.json"
         self._options.write_text(json.dumps(NO_PROFILE.options()))
-        self._backend = Child("backend", ["backend", uri, str(self._run), spin, str(self._options)],
-                              self._logs / "backend.log")
-        self._stack.callback(self._backend.close)
-        self._backend.line()
-        self._attach(uri)
-        self._load = Child("load", ["load", f"{uri}#{self._domid}"], self._logs / "load.log")
+        self._domid, = self._start_backend(["load"], str(self._options))
+        self._attach()
+        self._load = Child("load", ["load", f"{self.uri}#{self._domid}"], self._logs / "load.log")
         self._stack.callback(self._load.close, self._backend)
         for mode, vdev in self._vdevs.items():
             self._open(vdev, None if mode is None else _FLAGS[mode])
@@ -193,7 +93,7 @@ class Xenpv:
         self._load.ask({"vdev": vdev, "close": True}, self._backend)
         self._options.write_text(json.dumps(wanted.options()))
         signal.pidfd_send_signal(self._backend.pidfd, signal.SIGHUP)
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + END_SECONDS
         while wanted.options().items() - ask(self._run, "status")["options"].items():
             if time.monotonic() > deadline:
                 raise HypervisorError("the backend process does not take its options anew")
@@ -205,10 +105,13 @@ class Xenpv:
         vdev, = self._vdevs.values()
         return dict(self._load.ask({"vdev": vdev, "requests": requests}, self._backend)["totals"])
 
-    def _attach(self, uri: str) -> None:
-        with open_domain(uri) as dom0:
+    def _place(self, vdev: str) -> VbdPlace:
+        return VbdPlace(0, self._domid, vdev_number(vdev))
+
+    def _attach(self) -> None:
+        with open_domain(self.uri) as dom0:
             for vdev in self._vdevs.values():
-                place = VbdPlace(0, self._domid, vdev_number(vdev))
+                place = self._place(vdev)
                 nodes = vbd_nodes(place, writable=len(self._vdevs) == 1, params=str(self._target.path))
                 toolstack.attach(dom0.store, place, nodes)
 
@@ -233,17 +136,10 @@ class Xenpv:
     def measure(self, case: Case, seconds: float, *, mode: str | None = None) -> Run:
         """One load. The backend is idle before and after, so what it did in between it did for this load."""
         vdev = self._vdevs[mode]
-        counters, cpu = self._counters(vdev), process_cpu_ns(self._backend.pid)
+        place = self._place(vdev)
+        counters, cpu = self._counters(place), self.cpu_ns()
         answer = self._load.ask({"vdev": vdev, "case": asdict(case), "seconds": seconds, "seed": _SEED},
                                 self._backend)
-        used = (process_cpu_ns(self._backend.pid) - cpu) / 1e9
-        grown = {name: value - counters[name] for name, value in self._counters(vdev).items()}
+        used = (self.cpu_ns() - cpu) / 1e9
+        grown = {name: value - counters[name] for name, value in self._counters(place).items()}
         return Run(LoadResult(**answer["result"]), grown, used)
-
-    def _counters(self, vdev: str) -> dict[str, int]:
-        """The backend's, from its statistics page."""
-        page = self._run / "backend" / f"{self._domid}-{vdev_number(vdev)}-0.stats"  # xenpv_backend/rundir.py
-        with open(page, "rb") as file:
-            counters = decode_back(file.read(PAGE_BYTES))
-        counters["requests"] = sum(counters["requests"].values())
-        return counters

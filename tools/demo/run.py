@@ -30,7 +30,7 @@ from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
 from .. import toolstack
 from ..bench.files import MIB, TMPFS
 from ..bench.notifications import count_notifications
-from ..bench.xenpv_system import Child
+from ..bench.own_xen import Child
 from ..scratch import scratch_directory, swept
 from .image import LEAST, Image, given_image, make_image
 
