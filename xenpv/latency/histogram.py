@@ -29,7 +29,7 @@ BUCKETS = (LIMIT.bit_length() - 1 - BITS + 1) << BITS
 
 
 def bucket_of(value: int) -> int:
-    """The number of the bucket of `value`, which is from 0 to LIMIT - 1."""
+    """The number of the bucket of `value`, which is not negative; a Histogram has those of values below LIMIT."""
     shift = max(value.bit_length() - 1 - BITS, 0)
     return (shift << BITS) + (value >> shift)
 
