@@ -1,4 +1,4 @@
-"""What the picture is drawn with: SVG elements as text, scales from values to places, and ticks at round values.
+"""What pictures are drawn with: SVG elements as text, scales from values to places, and ticks at round values.
 
 Source: Scalable Vector Graphics (SVG) 1.1, second edition; no script, no style sheet and no link, so that every viewer and
 converter shows the same.

@@ -5,6 +5,6 @@
     view.py        `xenpv top`: the columns, and which of them fit
     live.py        its loop, for a terminal (terminal.py) or in lines
     recording.py   a file of intervals, bounded in size
-    svg.py, heatmap.py, picture.py    a recording as a picture
+    heatmap.py, picture.py   a recording as a picture
     exporter.py    the counters and histograms for Prometheus
 """

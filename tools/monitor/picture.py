@@ -25,7 +25,7 @@ from ..latency_text import clock_text, interval_text, share_text, time_text
 from ..output import si
 from .heatmap import Cells, cells, level_of, levels
 from .recording import Header, Period, Recording, merged
-from .svg import Drawing, Scale, linear_ticks, log_ticks, number, path
+from ..svg import Drawing, Scale, linear_ticks, log_ticks, number, path
 
 __all__ = ["Plot", "draw"]
 

@@ -19,7 +19,7 @@ from xenpv_tools.monitor.heatmap import Row, cells, level_of, levels
 from xenpv_tools.monitor.page import as_html, as_png, render
 from xenpv_tools.monitor.picture import COLUMNS_MAX, HEAT_COLOURS, RATE_COLOURS, STAGE_COLOURS, Plot, draw
 from xenpv_tools.monitor.recording import COUNTERS, Header, Period, Recorder, Recording, read_recording
-from xenpv_tools.monitor.svg import linear_ticks, log_ticks
+from xenpv_tools.svg import linear_ticks, log_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
