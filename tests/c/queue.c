@@ -197,3 +197,17 @@ struct raw_request raw_page(uint8_t op, uint64_t id, uint64_t sector, uint32_t p
     return (struct raw_request){ .op = op, .count = 1, .id = id, .sector = sector,
                                  .segment = { { FAKE_FIRST_REF + POOL_FIRST + page, 0, 7 } } };
 }
+
+struct xenpv_request queue_fetch(struct queue *queue)
+{
+    struct xenpv_request request;
+
+    CHECK_EQ(xenpv_back_next(queue->back, &request, 1, 0, -1), 1);
+    request.status = XENPV_RSP_OKAY;
+    return request;
+}
+
+void queue_answer(struct queue *queue, struct xenpv_request request)
+{
+    CHECK_EQ(xenpv_back_complete(queue->back, &request, 1), 0);
+}

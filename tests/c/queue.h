@@ -60,6 +60,10 @@ static inline uint8_t *queue_page(struct queue *queue, uint32_t page)
     return queue->domain.memory + (size_t)(POOL_FIRST + page) * XENPV_PAGE_SIZE;
 }
 
+/* For storage that is the test (fd -1): the next request, which will be answered with success; and its answer. */
+struct xenpv_request queue_fetch(struct queue *queue);
+void queue_answer(struct queue *queue, struct xenpv_request request);
+
 /* A request as the test wants it, however wrong. */
 struct raw_request {
     uint8_t op, count;

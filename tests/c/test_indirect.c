@@ -2,11 +2,8 @@
 #include <string.h>
 
 #include "front.h"
-#include "queue.h"
+#include "indirect.h"
 
-#define SECTORS 16384u
-#define PAGE_REF(page) (FAKE_FIRST_REF + POOL_FIRST + (page))
-#define SEGMENTS_REF(page) (FAKE_FIRST_REF + INDIRECT_FIRST + (page))
 enum { INLINE = -1 };
 
 static struct queue queue;
@@ -127,20 +124,6 @@ TEST(without_a_page_for_segments_a_request_is_direct)
     queue_close(&queue);
 }
 
-static void begin(const struct queue_options *options)
-{
-    queue_open(&queue, options);
-    queue_raw(&queue);
-    queue_back(&queue, options->data == XENPV_DATA_COPY ? -1 : 0, SECTORS, 0);
-}
-
-static struct raw_indirect good(uint64_t id, uint16_t count)
-{
-    for (uint32_t i = 0; i < count && i < 512; i++)
-        raw_segment(&queue, 0, i, PAGE_REF(i), 0, 7);
-    return (struct raw_indirect){ .op = XENPV_OP_READ, .count = count, .id = id, .ref = { SEGMENTS_REF(0) } };
-}
-
 /* More of them than a queue has blocks for: the rest waits in the ring, and nobody spins or sleeps over it. */
 TEST(more_indirect_requests_than_blocks_wait_in_the_ring)
 {
@@ -148,9 +131,9 @@ TEST(more_indirect_requests_than_blocks_wait_in_the_ring)
         struct xenpv_slot *slots[64];
         struct raw_response response;
         uint32_t count, more;
-        begin(&(struct queue_options){ .flag = flag, .order = 1, .max_segments = 40 });
+        indirect_begin(&queue, &(struct queue_options){ .flag = flag, .order = 1, .max_segments = 40 });
         for (uint32_t i = 0; i < 50; i++) {
-            struct raw_indirect request = good(i, 12);
+            struct raw_indirect request = indirect_good(&queue, i, 12);
             raw_put_indirect(&queue, &request);
         }
         CHECK_EQ(xenpv_back_take(queue.back, slots, 64, &count), 32);
@@ -191,9 +174,9 @@ TEST(a_successor_does_indirect_requests_again)
         struct xenpv_slot *slots[8];
         struct raw_response response;
         uint32_t count;
-        begin(&(struct queue_options){ .max_segments = 40, .data = copy });
+        indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .data = copy });
         for (uint32_t i = 0; i < 5; i++) {
-            struct raw_indirect request = good(i, 12 + i);
+            struct raw_indirect request = indirect_good(&queue, i, 12 + i);
             request.ref[0] = SEGMENTS_REF(i);
             memcpy(queue.domain.memory + (size_t)(INDIRECT_FIRST + i) * 4096,
                    queue.domain.memory + (size_t)INDIRECT_FIRST * 4096, 4096);

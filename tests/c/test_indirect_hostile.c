@@ -1,27 +1,9 @@
 /* What is accepted of indirect requests that a hostile frontend wrote, and may write again at any time. */
 #include <string.h>
 
-#include "queue.h"
-
-#define SECTORS 16384u
-#define PAGE_REF(page) (FAKE_FIRST_REF + POOL_FIRST + (page))
-#define SEGMENTS_REF(page) (FAKE_FIRST_REF + INDIRECT_FIRST + (page))
+#include "indirect.h"
 
 static struct queue queue;
-
-static void begin(const struct queue_options *options)
-{
-    queue_open(&queue, options);
-    queue_raw(&queue);
-    queue_back(&queue, options->data == XENPV_DATA_COPY ? -1 : 0, SECTORS, 0);
-}
-
-static struct raw_indirect good(uint64_t id, uint16_t count)
-{
-    for (uint32_t i = 0; i < count && i < 512; i++)
-        raw_segment(&queue, 0, i, PAGE_REF(i), 0, 7);
-    return (struct raw_indirect){ .op = XENPV_OP_READ, .count = count, .id = id, .ref = { SEGMENTS_REF(0) } };
-}
 
 /* One request, answered by the test if it gets that far: its response. */
 static struct raw_response through(const struct raw_indirect *request)
@@ -44,9 +26,9 @@ static struct raw_response through(const struct raw_indirect *request)
 TEST(every_count_of_indirect_segments)
 {
     for (uint32_t abi = 32; abi <= 64; abi += 32) {
-        begin(&(struct queue_options){ .abi = abi, .max_segments = 40 });
+        indirect_begin(&queue, &(struct queue_options){ .abi = abi, .max_segments = 40 });
         for (uint32_t count = 0; count < 65536; count = count < 60 ? count + 1 : count * 2 - 3) {
-            struct raw_indirect request = good(count, (uint16_t)count);
+            struct raw_indirect request = indirect_good(&queue, count, (uint16_t)count);
             struct raw_response response = through(&request);
             CHECK_EQ(response.status, count >= 1 && count <= 40 ? XENPV_RSP_OKAY : XENPV_RSP_ERROR);
             CHECK_EQ(response.op, XENPV_OP_READ); /* the operation inside */
@@ -57,9 +39,9 @@ TEST(every_count_of_indirect_segments)
 
 TEST(only_reads_and_writes_are_indirect)
 {
-    begin(&(struct queue_options){ .max_segments = 40, .barrier = 1 });
+    indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .barrier = 1 });
     for (unsigned op = 0; op < 256; op++) {
-        struct raw_indirect request = good(op, 12);
+        struct raw_indirect request = indirect_good(&queue, op, 12);
         request.op = (uint8_t)op;
         struct raw_response response = through(&request);
         CHECK_EQ(response.status, op <= XENPV_OP_WRITE ? XENPV_RSP_OKAY : XENPV_RSP_EOPNOTSUPP);
@@ -70,8 +52,8 @@ TEST(only_reads_and_writes_are_indirect)
 
 TEST(what_was_not_offered_is_an_unknown_operation)
 {
-    begin(&(struct queue_options){ 0 });
-    struct raw_indirect request = good(5, 12);
+    indirect_begin(&queue, &(struct queue_options){ 0 });
+    struct raw_indirect request = indirect_good(&queue, 5, 12);
     struct raw_response response = through(&request);
     CHECK_EQ(response.status, XENPV_RSP_EOPNOTSUPP);
     CHECK_EQ(response.op, XENPV_OP_INDIRECT);
@@ -80,8 +62,8 @@ TEST(what_was_not_offered_is_an_unknown_operation)
 
 TEST(indirect_writes_respect_a_read_only_disk)
 {
-    begin(&(struct queue_options){ .max_segments = 40, .readonly = 1 });
-    struct raw_indirect request = good(5, 12);
+    indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .readonly = 1 });
+    struct raw_indirect request = indirect_good(&queue, 5, 12);
     CHECK_EQ(through(&request).status, XENPV_RSP_OKAY);
     request.op = XENPV_OP_WRITE;
     CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
@@ -90,10 +72,10 @@ TEST(indirect_writes_respect_a_read_only_disk)
 
 TEST(every_first_and_last_sector_of_an_indirect_segment)
 {
-    begin(&(struct queue_options){ .max_segments = 40, .data = XENPV_DATA_COPY });
+    indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .data = XENPV_DATA_COPY });
     for (unsigned pair = 0; pair < 65536; pair += pair % 256 > 16 ? 15 : 1) {
         uint8_t first = (uint8_t)(pair >> 8), last = (uint8_t)pair;
-        struct raw_indirect request = good(pair, 13);
+        struct raw_indirect request = indirect_good(&queue, pair, 13);
         raw_segment(&queue, 0, 12, PAGE_REF(12), first, last);
         CHECK_EQ(through(&request).status, first <= last && last < 8 ? XENPV_RSP_OKAY : XENPV_RSP_ERROR);
     }
@@ -106,9 +88,9 @@ TEST(an_indirect_range_ends_with_the_disk)
         { SECTORS - 96, 0 }, { SECTORS - 95, -1 }, { SECTORS, -1 }, { UINT64_MAX, -1 }, { UINT64_MAX - 95, -1 }, { 1ull << 55, -1 },
     };
 
-    begin(&(struct queue_options){ .max_segments = 40 });
+    indirect_begin(&queue, &(struct queue_options){ .max_segments = 40 });
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct raw_indirect request = good(i, 12);
+        struct raw_indirect request = indirect_good(&queue, i, 12);
         request.sector = cases[i].sector;
         CHECK_EQ(through(&request).status, cases[i].status);
     }
@@ -121,23 +103,23 @@ TEST(indirect_pages_that_are_not_granted)
     static const uint32_t refs[] = { 0, PAGE_REF(0) - 1, UINT32_MAX };
 
     for (uint32_t mode = 0; mode < 4; mode++) {
-        begin(&(struct queue_options){ .max_segments = 1024, .persistent = mode & 1 ? 30 : 0, .data = mode >> 1 });
+        indirect_begin(&queue, &(struct queue_options){ .max_segments = 1024, .persistent = mode & 1 ? 30 : 0, .data = mode >> 1 });
         for (unsigned i = 0; i < 3; i++) {
-            struct raw_indirect request = good(1, 12);
+            struct raw_indirect request = indirect_good(&queue, 1, 12);
             request.ref[0] = refs[i];
             CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
-            request = good(2, 12);
+            request = indirect_good(&queue, 2, 12);
             raw_segment(&queue, 0, i * 5, refs[i], 0, 7);
             if (!queue.options.data) /* a read that is copied finds it out at its end, and the test answers it before */
                 CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
             request.op = XENPV_OP_WRITE;
             CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
-            request = good(3, 513);
+            request = indirect_good(&queue, 3, 513);
             request.ref[1] = refs[i];
             CHECK_EQ(through(&request).status, XENPV_RSP_ERROR);
         }
         fake_grant(&queue.domain, INDIRECT_FIRST, 1, 0); /* read-only is enough for a page of segments */
-        struct raw_indirect request = good(4, 12);
+        struct raw_indirect request = indirect_good(&queue, 4, 12);
         CHECK_EQ(through(&request).status, XENPV_RSP_OKAY);
         queue_close(&queue);
     }
@@ -146,8 +128,8 @@ TEST(indirect_pages_that_are_not_granted)
 TEST(an_indirect_page_that_is_also_a_data_page_and_the_ring)
 {
     for (uint32_t persistent = 0; persistent <= 30; persistent += 30) {
-        begin(&(struct queue_options){ .max_segments = 40, .persistent = persistent });
-        struct raw_indirect request = good(1, 20);
+        indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .persistent = persistent });
+        struct raw_indirect request = indirect_good(&queue, 1, 20);
         for (uint32_t i = 0; i < 20; i++)
             raw_segment(&queue, 0, i, i % 2 ? SEGMENTS_REF(0) : FAKE_FIRST_REF, 0, 7);
         CHECK_EQ(through(&request).status, XENPV_RSP_OKAY);
@@ -164,8 +146,8 @@ TEST(segments_changed_after_the_take_do_not_matter)
     for (uint32_t persistent = 0; persistent <= 30; persistent += 30) {
         struct xenpv_slot *slots[4];
         uint32_t count;
-        begin(&(struct queue_options){ .max_segments = 40, .persistent = persistent });
-        struct raw_indirect request = good(1, 20);
+        indirect_begin(&queue, &(struct queue_options){ .max_segments = 40, .persistent = persistent });
+        struct raw_indirect request = indirect_good(&queue, 1, 20);
         raw_put_indirect(&queue, &request);
         CHECK_EQ(xenpv_back_take(queue.back, slots, 4, &count), 1);
         CHECK_EQ(count, 1);
@@ -185,10 +167,10 @@ TEST(random_segments_never_leave_the_disk_nor_the_page)
     struct test_random r = { 11 };
     uint32_t accepted = 0;
 
-    begin(&(struct queue_options){ .max_segments = 600, .data = XENPV_DATA_COPY });
+    indirect_begin(&queue, &(struct queue_options){ .max_segments = 600, .data = XENPV_DATA_COPY });
     for (unsigned n = 0; n < 3000; n++) {
         uint16_t number = (uint16_t)test_random(&r, test_random(&r, 2) ? 20 : 700);
-        struct raw_indirect request = good(n, number);
+        struct raw_indirect request = indirect_good(&queue, n, number);
         struct xenpv_slot *slots[4];
         struct raw_response response;
         uint32_t count;

@@ -63,20 +63,6 @@ static void submit(uint8_t op)
     CHECK_EQ(xenpv_front_exchange(queue.front, &io, 1, &accepted, NULL, 0, 0, 0, -1), 0);
 }
 
-static struct xenpv_request fetch(void)
-{
-    struct xenpv_request request;
-
-    CHECK_EQ(xenpv_back_next(queue.back, &request, 1, 0, -1), 1);
-    request.status = XENPV_RSP_OKAY;
-    return request;
-}
-
-static void answer(struct xenpv_request request)
-{
-    CHECK_EQ(xenpv_back_complete(queue.back, &request, 1), 0);
-}
-
 static void reap(void)
 {
     struct xenpv_io done;
@@ -89,9 +75,9 @@ static void round_trip(uint8_t op, uint64_t queued, uint64_t stored, uint64_t re
 {
     submit(op);
     tick(queued);
-    struct xenpv_request request = fetch();
+    struct xenpv_request request = queue_fetch(&queue);
     tick(stored);
-    answer(request);
+    queue_answer(&queue, request);
     tick(reaped);
     reap();
 }
@@ -194,9 +180,9 @@ TEST(known_times_are_measured_within_a_step_whatever_the_phase)
         uint64_t began = outside_ns();
         submit(XENPV_OP_READ);
         moved_ns += known[0];
-        struct xenpv_request request = fetch();
+        struct xenpv_request request = queue_fetch(&queue);
         moved_ns += known[1];
-        answer(request);
+        queue_answer(&queue, request);
         moved_ns += known[2];
         reap();
         uint64_t outside = outside_ns() - began;
@@ -216,11 +202,11 @@ TEST(without_stamps_each_end_knows_what_its_own_clock_says)
 {
     begin(0, 0, XENPV_STAMP_US);
     submit(XENPV_OP_READ);
-    struct xenpv_request request = fetch();
+    struct xenpv_request request = queue_fetch(&queue);
     uint8_t *slot = xenpv_ring_slot(&queue.front->ring, 0);
     CHECK_EQ(xenpv_get_u32(slot + XENPV_AT_SUBMIT), 0);
     memset(slot + XENPV_AT_FETCHED, 0xa5, 16);
-    answer(request);
+    queue_answer(&queue, request);
     for (unsigned i = XENPV_AT_FETCHED; i < XENPV_STAMPED_RESPONSE; i++)
         CHECK_EQ(slot[i], 0xa5);
     reap();
@@ -255,9 +241,9 @@ TEST(a_clock_that_is_ahead_by_a_step_is_underflow_and_the_sums_stay_exact)
     begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK, 0);
     submit(XENPV_OP_READ);
     xenpv_put_u32(xenpv_ring_slot(&queue.front->ring, 0) + XENPV_AT_SUBMIT, (uint32_t)now + 1);
-    struct xenpv_request request = fetch();
+    struct xenpv_request request = queue_fetch(&queue);
     tick(4);
-    answer(request);
+    queue_answer(&queue, request);
     reap();
     struct xenpv_histogram *back = xenpv_latency_stages(queue.latency, 0);
     CHECK_EQ(back[XENPV_STAGE_QUEUED].underflow, 1);
@@ -275,7 +261,7 @@ TEST(claims_that_cannot_be_are_refused_and_counted)
     for (unsigned i = 0; i < 4; i++) {
         submit(XENPV_OP_READ);
         xenpv_put_u32(xenpv_ring_slot(&queue.front->ring, i) + XENPV_AT_SUBMIT, (uint32_t)now + forged[i]);
-        answer(fetch());
+        queue_answer(&queue, queue_fetch(&queue));
         xenpv_put_u32(xenpv_ring_slot(&queue.front->ring, i) + XENPV_AT_ENDED, (uint32_t)now + forged[i]);
         reap();
     }
@@ -292,10 +278,10 @@ TEST(what_was_under_way_across_a_disruption_is_unknown)
 {
     begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK, 0);
     submit(XENPV_OP_WRITE);
-    struct xenpv_request request = fetch();
+    struct xenpv_request request = queue_fetch(&queue);
     disruptions++;
     tick(1);
-    answer(request);
+    queue_answer(&queue, request);
     reap();
     CHECK_EQ(queue.latency->counts[1].unknown, 1);
     CHECK_EQ(front_area()->counts[1].unknown, 1);

@@ -43,20 +43,6 @@ static void submit(void)
     CHECK_EQ(accepted, 1);
 }
 
-static struct xenpv_request fetch(void)
-{
-    struct xenpv_request request;
-
-    CHECK_EQ(xenpv_back_next(queue.back, &request, 1, 0, -1), 1);
-    request.status = XENPV_RSP_OKAY;
-    return request;
-}
-
-static void answer(struct xenpv_request request)
-{
-    CHECK_EQ(xenpv_back_complete(queue.back, &request, 1), 0);
-}
-
 static struct xenpv_sample reap(void)
 {
     struct xenpv_io done;
@@ -76,9 +62,9 @@ static struct xenpv_sample round_trip(uint64_t queued, uint64_t stored, uint64_t
 
     submit();
     tick(queued);
-    request = fetch();
+    request = queue_fetch(&queue);
     tick(stored);
-    answer(request);
+    queue_answer(&queue, request);
     tick(reaped);
     return reap();
 }
@@ -154,7 +140,7 @@ TEST(without_stamps_a_request_has_zeros_and_a_response_ends_where_it_ends)
     CHECK_EQ(xenpv_back_next(queue.back, &request, 1, 0, -1), 1);
     request.status = 0;
     memset(slot(0) + XENPV_AT_FETCHED, 0xa5, 16);
-    answer(request);
+    queue_answer(&queue, request);
     for (unsigned i = XENPV_AT_FETCHED; i < XENPV_STAMPED_RESPONSE; i++)
         CHECK_EQ(slot(0)[i], 0xa5);
     reap();
@@ -181,7 +167,7 @@ static void claim(uint32_t stamp)
 {
     submit();
     xenpv_put_u32(slot(queue.front->ring.produced - 1) + XENPV_AT_SUBMIT, stamp);
-    answer(fetch());
+    queue_answer(&queue, queue_fetch(&queue));
     reap();
 }
 
@@ -213,8 +199,8 @@ static struct xenpv_sample forged(unsigned at, uint32_t stamp)
     struct xenpv_request request;
 
     submit();
-    request = fetch();
-    answer(request);
+    request = queue_fetch(&queue);
+    queue_answer(&queue, request);
     xenpv_put_u32(slot(queue.front->ring.consumed) + at, stamp);
     return reap();
 }
@@ -240,10 +226,10 @@ TEST(a_disruption_makes_what_was_under_way_unknown)
 {
     begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK);
     submit();
-    struct xenpv_request request = fetch();
+    struct xenpv_request request = queue_fetch(&queue);
     disruptions++;
     tick(1);
-    answer(request);
+    queue_answer(&queue, request);
     CHECK_EQ(reap().known, 0);
     CHECK_EQ(queue.stats.stages_unknown, 1);
     CHECK_EQ(xenpv_front_stats(queue.front)->stages_unknown, 1);
@@ -271,7 +257,7 @@ TEST(the_newest_samples_are_kept)
     for (uint32_t i = 0; i < XENPV_SAMPLES + 10; i++) {
         tick(1);
         submit();
-        answer(fetch());
+        queue_answer(&queue, queue_fetch(&queue));
         struct xenpv_io done;
         uint32_t accepted;
         CHECK_EQ(xenpv_front_exchange(queue.front, NULL, 0, &accepted, &done, 1, 1, 0, -1), 1);
