@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -18,9 +19,26 @@ static unsigned refused_flags;        /* of io_uring_setup: EINVAL, as from a ke
 static int setup_error;               /* of io_uring_setup, whatever it asks */
 static _Atomic int setups_until_error = -1; /* so many go well before setup_error */
 static _Atomic int failing_enters;    /* io_uring_enter: EAGAIN so many times */
+static int leaving;                   /* io_uring_enter that submits leaves something to do, which the next one does */
+static uint32_t sq_flags_at;          /* in the ring made last */
 
 long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+
+/* The kernel has work for the thread that is not the end of a request: a worker of its pool went, say. */
+static long enter_and_leave(long a, long b, long c, long d, long e, long f)
+{
+    uint8_t *ring = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, (int)a, IORING_OFF_SQ_RING);
+
+    CHECK(ring != MAP_FAILED);
+    _Atomic uint32_t *flags = (_Atomic uint32_t *)(void *)(ring + sq_flags_at);
+    atomic_fetch_and(flags, ~IORING_SQ_TASKRUN);
+    long result = __real_syscall(__NR_io_uring_enter, a, b, c, d, e, f);
+    if (b)
+        atomic_fetch_or(flags, IORING_SQ_TASKRUN);
+    munmap(ring, 4096);
+    return result;
+}
 
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -39,7 +57,12 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
         errno = error;
         return -1;
     }
-    return __real_syscall(number, a, b, c, d, e, f);
+    if (number == __NR_io_uring_enter && leaving)
+        return enter_and_leave(a, b, c, d, e, f);
+    long result = __real_syscall(number, a, b, c, d, e, f);
+    if (number == __NR_io_uring_setup && result >= 0)
+        sq_flags_at = ((const struct io_uring_params *)b)->sq_off.flags;
+    return result;
 }
 
 struct served {
@@ -155,6 +178,19 @@ TEST(submissions_that_fail_are_made_again)
 {
     enters_fail(1);
     enters_fail(8);
+}
+
+/* Work that is left when every request was answered must be done before the thread can sleep, and sees the next request. */
+TEST(work_that_ends_no_request_is_done_before_sleep)
+{
+    static struct served s;
+
+    leaving = 1;
+    begin(&s, XENPV_ENGINE_URING, &(struct queue_options){ .flag = 1 });
+    queue_front(&s.queue);
+    for (uint32_t i = 0; i < 10; i++) /* from the page cache: each ends in the call that submits it */
+        CHECK_EQ(queue_io(&s.queue, XENPV_OP_READ, 8 * i, 4096, 0), XENPV_RSP_OKAY);
+    end(&s);
 }
 
 /* More than the completion queue holds, from two queues. */

@@ -99,6 +99,12 @@ static int unsent(const struct xenpv_service *s)
     return s->engine && s->engine->unsent;
 }
 
+/* A kick is due before any sleep, also when every slot came back: not all that the kernel has to do ends with a completion. */
+static int left(const struct xenpv_service *s)
+{
+    return s->engine && s->engine->more;
+}
+
 static int engine_of(struct xenpv_service *s)
 {
     int error = 0;
@@ -232,7 +238,7 @@ static void pass(struct xenpv_service *s)
         }
         i++;
     }
-    if (s->out) {
+    if (s->out || left(s)) {
         s->engine->kick(s->engine);
         found += reap(s);
     }
@@ -244,7 +250,7 @@ static void pass(struct xenpv_service *s)
  * for storage too. */
 static void rest(struct xenpv_service *s)
 {
-    if (!s->active_count && !(s->engine && s->engine->more))
+    if (!s->active_count && !left(s))
         look(s, unsent(s) ? RETRY_MS : -1);
 }
 
