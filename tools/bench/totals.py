@@ -1,14 +1,13 @@
 """The total by stamps held against a clock outside of what stamps: is anything left out, or counted twice?
 
 RULES
-- Outside is the load's own CLOCK_MONOTONIC, read before the core is called with a read of 512 bytes and after it has come
-  back with it: what lies in between and in no stage is that call, and whatever the machine did in those moments.
+- Outside is the load's own CLOCK_MONOTONIC, read before a read of 512 bytes is handed to the frontend's core and after it
+  has come back: what lies in between and in no stage is that call, and whatever the machine did in those moments.
 - The stages are the request's own six stamps, so their sum is its total; both ends' clocks are one here.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from xenpv.closing import Closing
@@ -68,7 +67,7 @@ def check_totals(disk: Disk, requests: int) -> Totals:
 
 
 class _Single(Closing):
-    """Reads of one block, one at a time, with as little as can be between the clock and the core.
+    """Reads of one block, one at a time.
 
     Nobody else may use the disk meanwhile: it leads from its beginning to its end.
     """
@@ -77,19 +76,14 @@ class _Single(Closing):
         self._reaper = reaper
         self._run = reaper.the_pool().take_waiting(1)
         self._number = reaper.join(self)
-        self._submit, self._done = IoArray(1), IoArray(1)
+        self._submit = IoArray(1)
         self._submit.bytes[0], self._submit.op[0] = _BLOCK, Op.READ
         self._submit.page[0], self._submit.cookie[0] = self._run.first, self._number << 32
         self._queue, self._leads = reaper.lead(self, b"")
 
     def read(self, count: int) -> list[int]:
         """Nanoseconds of each."""
-        clock, exchange, submit, done, found = time.monotonic_ns, self._queue.exchange, self._submit, self._done, []
-        for _ in range(count):
-            begun = clock()
-            exchange(submit, 0, 1, done, at_least=1)
-            found.append(clock() - begun)
-        return found
+        return self._queue.time(self._submit, count)
 
     def close(self) -> None:
         """Let others lead."""

@@ -336,6 +336,9 @@ void xenpv_front_close(struct xenpv_front *front);
  * -EPROTO: the backend broke the rules, nothing more is done; -EINVAL: an I/O that cannot be. */
 int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submit, uint32_t count, uint32_t *accepted,
                          struct xenpv_io *done, uint32_t max_done, uint32_t min_done, int64_t timeout_ns, int wake_fd);
+/* Does `io` so often, one at a time, nothing else being in flight: what CLOCK_MONOTONIC said around each, in ns. 0, an error
+ * of xenpv_front_exchange, or -EIO. A measure of the stages: from outside of them, with next to nothing in between. */
+int xenpv_front_time(struct xenpv_front *front, const struct xenpv_io *io, uint64_t *ns, uint32_t count);
 /* I/Os accepted and not yet in any `done`. */
 uint32_t xenpv_front_pending(const struct xenpv_front *front);
 const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);

@@ -43,7 +43,7 @@ uint64_t xenpv_latency_clock(struct xenpv_stamper *stamper, uint32_t unit)
 
     clock_getres(CLOCK_MONOTONIC_COARSE, &tick); /* the kernel's TICK_NSEC */
     if (!stamper->unit)
-        *stamper = (struct xenpv_stamper){ .unit = unit, .own_tick_ns = (uint64_t)tick.tv_nsec };
+        *stamper = (struct xenpv_stamper){ .unit = unit, .counts = stamper->counts, .own_tick_ns = (uint64_t)tick.tv_nsec };
     if (stamper->unit == XENPV_STAMP_US)
         return 1000;
     if (stamper->unit != XENPV_STAMP_TICK)

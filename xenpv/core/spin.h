@@ -9,6 +9,7 @@
 #define XENPV_SPIN_H
 
 #include <stdint.h>
+#include <time.h>
 
 /* The right to spin, which a thread's queues share: it is held while any of them spins. */
 struct xenpv_turn {
@@ -29,7 +30,20 @@ struct xenpv_spin {
 };
 
 /* A counter of constant rate, cheap where the machine has one, and its rate. */
-uint64_t xenpv_cycles(void);
+static inline uint64_t xenpv_cycles(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+    uint64_t value;
+    __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
+    return value;
+#else
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+#endif
+}
 uint64_t xenpv_cycles_of_ns(uint64_t ns);
 
 void xenpv_spin_init(struct xenpv_spin *spin, uint32_t ns);

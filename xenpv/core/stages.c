@@ -1,6 +1,9 @@
 /* What a frontend makes of the times of its own requests. */
 #include "front.h"
 
+#include <errno.h>
+#include <time.h>
+
 /* Without stamps there are our own two: the total alone. */
 static void measure_total(struct xenpv_front *front, const struct xenpv_shadow *shadow, int row)
 {
@@ -93,6 +96,29 @@ uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out
     while (front->drained < front->sampled)
         out[count++] = front->samples[front->drained++ % XENPV_SAMPLES];
     return count;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+int xenpv_front_time(struct xenpv_front *front, const struct xenpv_io *io, uint64_t *ns, uint32_t count)
+{
+    struct xenpv_io done;
+    uint32_t accepted;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t begun = now_ns();
+        int n = xenpv_front_exchange(front, io, 1, &accepted, &done, 1, 1, -1, -1);
+        ns[i] = now_ns() - begun;
+        if (n != 1 || done.status != XENPV_RSP_OKAY)
+            return n < 0 ? n : -EIO;
+    }
+    return 0;
 }
 
 void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns)

@@ -7,23 +7,27 @@
  * - A stamp is the low 32 bits of a tick or of a microsecond of dom0's clock, and never 0: that says that there was no time
  *   to be had. Differences are signed.
  * - A stamp of the other side is a claim. It is compared, counted, and used for nothing else.
- * - The clock is looked at once a batch.
+ * - The clock is looked at once a batch. A backend that serves in line needs it once a request: between two looks it
+ *   counts cycles (counted.h).
  * - Who measures without stamps has the same clocks, or its own kernel's tick, and writes nothing anywhere. */
 #ifndef XENPV_STAMP_H
 #define XENPV_STAMP_H
 
-#include <time.h>
-
 #include "api.h"
+#include "counted.h"
+#include "spin.h"
 
 enum { XENPV_AT_SUBMIT = 4, XENPV_AT_FETCHED = 16, XENPV_AT_STARTED = 20, XENPV_AT_ENDED = 24, XENPV_AT_ANSWERED = 28,
        XENPV_STAMPED_RESPONSE = 32 };
 
 struct xenpv_stamper {
     uint32_t unit;      /* XENPV_STAMP_*; 0: neither stamps nor measuring, and nothing here costs anything */
+    uint32_t counts;    /* in microseconds, by cycles between two looks: for a clock of our own that nobody sets */
     const void *page;   /* NULL: no disruption is seen, and the tick is `own_tick_ns`'s, if that is not 0 */
     int64_t ahead_ns;   /* our CLOCK_MONOTONIC before dom0's */
     uint64_t own_tick_ns; /* of CLOCK_MONOTONIC_COARSE */
+    struct xenpv_counted clock;
+    uint32_t epoch;     /* of its last look */
 };
 
 struct xenpv_stamp {
@@ -31,26 +35,23 @@ struct xenpv_stamp {
     uint32_t epoch; /* of two stamps with another one nothing is known */
 };
 
-static inline struct xenpv_stamp xenpv_stamp_now(const struct xenpv_stamper *stamper)
-{
-    struct xenpv_stamp now = { 0, 0 };
-    uint64_t tick = 0, disruptions = 0;
-    struct timespec t;
+/* stamp.c: looks at the page and the clock. */
+struct xenpv_stamp xenpv_stamp_look(struct xenpv_stamper *stamper);
 
-    if (!stamper->unit || (!stamper->page && stamper->unit != XENPV_STAMP_US && !stamper->own_tick_ns))
-        return now;
-    if (stamper->page && xenpv_time_look(stamper->page, &tick, &disruptions) != 0)
-        return now;
-    now.epoch = (uint32_t)disruptions;
-    if (stamper->unit == XENPV_STAMP_US) {
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        tick = (uint64_t)((int64_t)t.tv_sec * 1000000000 + t.tv_nsec - stamper->ahead_ns) / 1000;
-    } else if (!stamper->page) {
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-        tick = ((uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec) / stamper->own_tick_ns;
-    }
-    now.value = (uint32_t)tick ? (uint32_t)tick : 1;
-    return now;
+static inline struct xenpv_stamp xenpv_stamp_of(uint64_t value, uint32_t epoch)
+{
+    return (struct xenpv_stamp){ (uint32_t)value ? (uint32_t)value : 1, epoch };
+}
+
+static inline struct xenpv_stamp xenpv_stamp_now(struct xenpv_stamper *stamper)
+{
+    uint64_t ns;
+
+    if (!stamper->unit)
+        return (struct xenpv_stamp){ 0, 0 };
+    if (xenpv_counted_now(&stamper->clock, xenpv_cycles(), &ns))
+        return xenpv_stamp_of(ns / 1000, stamper->epoch);
+    return xenpv_stamp_look(stamper);
 }
 
 enum { XENPV_CLAIM_GOOD, XENPV_CLAIM_ABSENT, XENPV_CLAIM_FUTURE, XENPV_CLAIM_STALE };
