@@ -2,99 +2,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "front.h"
-#include "latency.h"
-#include "queue.h"
-
-/* CLOCK_MONOTONIC and its coarse sibling while it is not 0: each look takes some time, and nothing else does. */
-static uint64_t moved_ns;
-#define LOOK_NS 37
-
-int __real_clock_gettime(clockid_t clock, struct timespec *t);
-int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
-
-int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
-{
-    if (!moved_ns)
-        return __real_clock_gettime(clock, t);
-    moved_ns += LOOK_NS;
-    *t = (struct timespec){ (time_t)(moved_ns / 1000000000u), (long)(moved_ns % 1000000000u) };
-    return 0;
-}
-
-static uint64_t outside_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static struct queue queue;
-static _Alignas(8) uint8_t page[XENPV_PAGE_SIZE];
-static uint64_t now, disruptions;
-
-static void tick(uint64_t ticks)
-{
-    now += ticks;
-    xenpv_time_write(page, now, 0, 0, disruptions, 0);
-}
-
-static void begin(uint32_t stamp, uint32_t front_stamp, uint32_t clock)
-{
-    now = UINT64_C(0xfffffffa); /* the stamps of most tests wrap */
-    disruptions = 0;
-    memset(page, 0, sizeof page);
-    xenpv_time_init(page, &(struct xenpv_time_page){ .alive = 1, .tick_nsec = QUEUE_TICK_NS, .hz = 250 });
-    tick(0);
-    queue_open(&queue, &(struct queue_options){ .stamp = stamp, .front_stamp = front_stamp, .time_page = page,
-                                                .latency = 1, .clock = clock });
-    queue_front(&queue);
-    queue_back(&queue, -1, 1000, 0);
-}
-
-static void submit(uint8_t op)
-{
-    struct xenpv_io io = { .op = op, .bytes = op == XENPV_OP_FLUSH ? 0 : 4096 };
-    uint32_t accepted;
-
-    CHECK_EQ(xenpv_front_exchange(queue.front, &io, 1, &accepted, NULL, 0, 0, 0, -1), 0);
-}
-
-static void reap(void)
-{
-    struct xenpv_io done;
-    uint32_t accepted;
-
-    CHECK_EQ(xenpv_front_exchange(queue.front, NULL, 0, &accepted, &done, 1, 1, 0, -1), 1);
-}
-
-static void round_trip(uint8_t op, uint64_t queued, uint64_t stored, uint64_t reaped)
-{
-    submit(op);
-    tick(queued);
-    struct xenpv_request request = queue_fetch(&queue);
-    tick(stored);
-    queue_answer(&queue, request);
-    tick(reaped);
-    reap();
-}
-
-static struct xenpv_latency *front_area(void)
-{
-    return (struct xenpv_latency *)(uintptr_t)xenpv_front_latency(queue.front);
-}
-
-static uint64_t count_of(const struct xenpv_histogram *histogram)
-{
-    uint64_t count = histogram->underflow + histogram->overflow;
-
-    for (size_t i = 0; i < sizeof histogram->bucket / sizeof *histogram->bucket; i++)
-        count += histogram->bucket[i];
-    return count;
-}
+#include "measured.h"
 
 static void holds(struct xenpv_latency *area, int row, int stage, uint64_t count, int64_t total, int64_t greatest)
 {
@@ -147,54 +57,6 @@ TEST(the_stages_of_every_operation_add_up_to_its_total)
         CHECK_EQ(stage[XENPV_STAGE_SERVICE].total, stage[XENPV_STAGE_WAITED].total + stage[XENPV_STAGE_STORED].total
                                                        + stage[XENPV_STAGE_ANSWERED].total);
     }
-    queue_close(&queue);
-}
-
-static int64_t total_of(struct xenpv_latency *area, int stage)
-{
-    return xenpv_latency_stages(area, 0)[stage].total;
-}
-
-static int within(int64_t steps, uint64_t ns)
-{
-    return steps * 1000 > (int64_t)ns - 1000 && steps * 1000 < (int64_t)ns + 1000;
-}
-
-/* The storage takes what it takes, and so does the way to it and back: each stage is that within a step, at both ends, and
- * the whole is what a clock outside says. */
-TEST(known_times_are_measured_within_a_step_whatever_the_phase)
-{
-    static const int stages[] = { XENPV_STAGE_QUEUED, XENPV_STAGE_STORED, XENPV_STAGE_REAPED, XENPV_STAGE_TOTAL };
-    uint64_t seed = 7;
-
-    begin(XENPV_STAMP_US, XENPV_STAMP_US, 0);
-    queue.back->stamper.counts = 0; /* cycles do not move with this clock */
-    moved_ns = 5000000000;
-    for (int i = 0; i < 3000; i++) {
-        uint64_t known[3], before[4] = { 0 };
-        for (int k = 0; k < 3; k++) {
-            seed = seed * 6364136223846793005u + 1442695040888963407u;
-            known[k] = (seed >> 33) % (k == 1 ? 30000000 : 30000);
-        }
-        for (int k = 0; k < 4; k++)
-            before[k] = (uint64_t)total_of(front_area(), stages[k]);
-        uint64_t began = outside_ns();
-        submit(XENPV_OP_READ);
-        moved_ns += known[0];
-        struct xenpv_request request = queue_fetch(&queue);
-        moved_ns += known[1];
-        queue_answer(&queue, request);
-        moved_ns += known[2];
-        reap();
-        uint64_t outside = outside_ns() - began;
-        for (int k = 0; k < 3; k++)
-            CHECK(within(total_of(front_area(), stages[k]) - (int64_t)before[k], known[k] + LOOK_NS));
-        CHECK(within(total_of(front_area(), XENPV_STAGE_TOTAL) - (int64_t)before[3], outside - 2 * LOOK_NS));
-    }
-    CHECK_EQ(total_of(front_area(), XENPV_STAGE_STORED), total_of(queue.latency, XENPV_STAGE_STORED));
-    CHECK_EQ(total_of(front_area(), XENPV_STAGE_SERVICE), total_of(queue.latency, XENPV_STAGE_SERVICE));
-    CHECK_EQ(front_area()->counts[0].unknown + front_area()->counts[0].refused, 0);
-    moved_ns = 0;
     queue_close(&queue);
 }
 
@@ -361,29 +223,4 @@ TEST(served_disks_measure_in_every_way_of_io)
             disk_check(fd, model, 16384);
             queue_close(&queue);
         }
-}
-
-TEST(a_clock_around_single_requests_says_no_less_than_their_stages)
-{
-    struct queue *queues[] = { &queue };
-    struct xenpv_io io = { .op = XENPV_OP_READ, .bytes = 512 };
-    struct server server;
-    uint64_t ns[50], outside = 0;
-    uint8_t *model;
-    int fd = disk_open(1024, 1, &model);
-
-    queue_open(&queue, &(struct queue_options){ .latency = 1, .clock = XENPV_STAMP_US, .inline_io = 1, .flag = 1 });
-    queue_front(&queue);
-    queue_back(&queue, fd, 1024, 0);
-    server_start(&server, XENPV_ENGINE_AUTO, queues, 1);
-    CHECK_EQ(xenpv_front_time(queue.front, &io, ns, 50), 0);
-    for (int i = 0; i < 50; i++)
-        outside += ns[i];
-    CHECK_EQ(count_of(&xenpv_latency_stages(front_area(), 0)[XENPV_STAGE_TOTAL]), 50);
-    CHECK(total_of(front_area(), XENPV_STAGE_TOTAL) <= (int64_t)(outside / 1000) + 50);
-    io.sector = 1024;
-    CHECK_EQ(xenpv_front_time(queue.front, &io, ns, 50), -EIO);
-    server_stop(&server);
-    disk_check(fd, model, 1024);
-    queue_close(&queue);
 }

@@ -237,6 +237,39 @@ TEST(a_disruption_makes_what_was_under_way_unknown)
     queue_close(&queue);
 }
 
+/* What stood in the ring when the time was disrupted has a claim of another time; what comes after it has not. */
+TEST(a_claim_from_before_a_disruption_is_none)
+{
+    begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK);
+    CHECK_EQ(round_trip(1, 1, 1).known, 1);
+    submit();
+    submit();
+    disruptions++;
+    tick(1000); /* declared */
+    queue_answer(&queue, queue_fetch(&queue));
+    queue_answer(&queue, queue_fetch(&queue));
+    CHECK_EQ(reap().known, 0);
+    CHECK_EQ(queue.stats.stamps_absent, 2);
+    CHECK_EQ(queue.stats.time_queued, 1);
+    CHECK_EQ(round_trip(1, 1, 1).known, 1);
+    CHECK_EQ(queue.stats.stamps, 2);
+    queue_close(&queue);
+}
+
+TEST(a_tick_that_goes_back_makes_what_was_under_way_unknown)
+{
+    begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK);
+    submit();
+    struct xenpv_request request = queue_fetch(&queue);
+    tick(UINT64_MAX - 2); /* by three */
+    queue_answer(&queue, request);
+    CHECK_EQ(reap().known, 0);
+    CHECK_EQ(queue.stats.stages_unknown, 1);
+    CHECK_EQ(queue.stats.stages + queue.stats.time_answered + queue.stats.time_stored, 0);
+    CHECK_EQ(round_trip(1, 1, 1).known, 1);
+    queue_close(&queue);
+}
+
 TEST(without_a_clock_there_are_no_stages_and_the_data_moves)
 {
     begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK);

@@ -117,7 +117,7 @@ struct xenpv_histogram {
     uint64_t bucket[1408];      /* exact below 128, then 64 to a power of two */
 };
 struct xenpv_latency_counts {
-    uint64_t unknown;           /* no time, or a disruption in between */
+    uint64_t unknown;           /* no time, one that went back, or a disruption in between */
     uint64_t absent;            /* a backend's: without a submit stamp */
     uint64_t refused;           /* what the other end says of its times cannot be */
     uint64_t reserved;
@@ -172,7 +172,7 @@ struct xenpv_back_stats {       /* in the statistics page, written by one thread
     uint64_t halted;            /* 1: the frontend broke the ring's rules; nothing more is served */
     uint64_t stamp_unit;        /* XENPV_STAMP_*; of the sums below */
     uint64_t stamps;            /* requests whose stamp says when they were submitted */
-    uint64_t stamps_absent;     /* there was none, or no time to compare it with */
+    uint64_t stamps_absent;     /* there was none, or no time to compare it with, or a disruption in between */
     uint64_t stamps_future, stamps_stale; /* submitted after they were fetched, or too long before: forged, or wrapped */
     uint64_t stages;            /* answers whose own stages are known: the count of the last three sums */
     uint64_t stages_unknown;    /* no time, or a disruption in between */

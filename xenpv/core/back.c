@@ -112,6 +112,8 @@ static int set_up(struct xenpv_back *back)
     back->stats->magic = XENPV_STATS_MAGIC;
     back->stats->halted = 0;
     back->stats->stamp_unit = back->stamper.unit;
+    back->epoch = xenpv_stamp_now(&back->stamper).epoch;
+    back->disrupted_to = back->ring.consumed;
     if (config->latency) {
         back->latency = config->latency;
         xenpv_latency_attach(back->latency, XENPV_LATENCY_BACK, back->stamper.unit, resolution_ns);
@@ -152,15 +154,31 @@ int xenpv_back_halted(const struct xenpv_back *back)
     return back->halted;
 }
 
+/* The time of this look at the ring, in which `waiting` requests stand. */
+static struct xenpv_stamp look_at_time(struct xenpv_back *back, uint32_t waiting)
+{
+    struct xenpv_stamp now = xenpv_stamp_now(&back->stamper);
+
+    if (now.value && now.epoch != back->epoch) {
+        back->epoch = now.epoch;
+        back->disrupted_to = back->ring.consumed + waiting;
+    } else if ((int32_t)(back->ring.consumed - back->disrupted_to) > 0) {
+        back->disrupted_to = back->ring.consumed; /* never so far behind that it seems to be ahead */
+    }
+    return now;
+}
+
 /* Decodes and checks the copy in the journal. 1: to be done; 0: it was answered. */
 static uint32_t decode(struct xenpv_back *back, struct xenpv_slot *slot, struct xenpv_stamp now)
 {
-    const uint8_t *raw = back->journal->taken[slot->index].raw;
+    const struct xenpv_taken *taken = &back->journal->taken[slot->index];
+    const uint8_t *raw = taken->raw;
     int status = xenpv_request_check(back, raw, slot);
 
     slot->reached = 0;
     if (back->stamper.unit) {
-        slot->submitted = back->config.stamp ? xenpv_get_u32(raw + XENPV_AT_SUBMIT) : 0;
+        slot->submitted = back->config.stamp && (int32_t)(taken->index - back->disrupted_to) >= 0
+                              ? xenpv_get_u32(raw + XENPV_AT_SUBMIT) : 0;
         slot->fetched = slot->started = slot->ended = now;
         if (back->config.stamp)
             xenpv_back_judge(back, slot);
@@ -214,7 +232,7 @@ int xenpv_back_take(struct xenpv_back *back, struct xenpv_slot **slots, uint32_t
         return -EPROTO;
     waiting = xenpv_ring_available(&back->ring); /* once: what comes in after this look has its stamp at the next one */
     if (back->stamper.unit && (back->replay_count || waiting > 0))
-        now = xenpv_stamp_now(&back->stamper);
+        now = look_at_time(back, waiting > 0 ? (uint32_t)waiting : 0);
     for (; back->replay_count && taken < max; taken++) {
         struct xenpv_slot *slot = &back->slots[back->replay[back->replay_count - 1]];
         if (!may_begin(back, slot, back->journal->taken[slot->index].raw, found))

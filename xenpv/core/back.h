@@ -92,6 +92,8 @@ struct xenpv_back {
     struct xenpv_persistent persistent;
     struct xenpv_spin spin;
     struct xenpv_stamper stamper;
+    uint32_t epoch;        /* of the time of the last look at the ring */
+    uint32_t disrupted_to; /* requests below it were in the ring when that changed: their claims are of another time */
     struct xenpv_latency *latency; /* NULL: not measured */
     uint8_t *bounce; /* private data pages, XENPV_MAX_SEGMENTS a slot; NULL: data moves straight to the granted pages */
     struct xenpv_blocks blocks;

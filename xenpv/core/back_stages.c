@@ -39,7 +39,6 @@ static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, stru
         counts->unknown++;
         return;
     }
-    /* One clock, which does not go back. */
     xenpv_histogram_add(&stage[XENPV_STAGE_WAITED], slot->started.value - slot->fetched.value);
     xenpv_histogram_add(&stage[XENPV_STAGE_STORED], slot->ended.value - slot->started.value);
     xenpv_histogram_add(&stage[XENPV_STAGE_ANSWERED], now.value - slot->ended.value);
@@ -55,11 +54,19 @@ static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, stru
     }
 }
 
+/* All of one epoch, in which our clock did not go back. A page's tick may, if its writer is broken. */
+static int is_known(const struct xenpv_slot *slot, struct xenpv_stamp now)
+{
+    return slot->fetched.value && slot->started.value && slot->ended.value && now.value && slot->fetched.epoch == now.epoch
+           && slot->started.epoch == now.epoch && slot->ended.epoch == now.epoch
+           && (int32_t)(slot->started.value - slot->fetched.value) >= 0
+           && (int32_t)(slot->ended.value - slot->started.value) >= 0 && (int32_t)(now.value - slot->ended.value) >= 0;
+}
+
 void xenpv_back_stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now)
 {
     struct xenpv_back_stats *stats = back->stats;
-    int known = slot->fetched.value && slot->started.value && slot->ended.value && now.value
-                && slot->fetched.epoch == now.epoch && slot->started.epoch == now.epoch && slot->ended.epoch == now.epoch;
+    int known = is_known(slot, now);
 
     if (back->latency && slot->reached)
         measure(back, slot, now, known);
@@ -68,7 +75,7 @@ void xenpv_back_stages(struct xenpv_back *back, const struct xenpv_slot *slot, s
         return;
     }
     stats->stages++;
-    stats->time_waited += slot->started.value - slot->fetched.value; /* one clock, which does not go back */
+    stats->time_waited += slot->started.value - slot->fetched.value;
     stats->time_stored += slot->ended.value - slot->started.value;
     stats->time_answered += now.value - slot->ended.value;
 }
