@@ -108,7 +108,8 @@ def test_a_case_of_ones_own_and_its_picture(tmp_path: Path, bench: Callable[...,
 
 
 @pytest.mark.parametrize("arguments", [
-    ("--rw", "read", "--case", "randread-4k-qd1"), ("--rw", "read", "--block", "5000"), ("--plot", "x", "--vbds", "4"),
+    ("--rw", "read", "--case", "randread-4k-qd1"), ("--rw", "read", "--block", "5000"),
+    ("--plot", "x.svg", "--vbds", "4"), ("--plot", "x.png"),
     ("--vbds", "8", "--size", "4M"), ("--vbds", "4", "--system", "raw")])
 def test_what_does_not_go_together_is_one_line(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, check=False)

@@ -118,6 +118,7 @@ def _measure(plan: Plan, case: Case, made: Target, systems: list[System], not_ru
                 say(f"{made.storage} {case.name}: run {number} of {plan.runs}, {system.name}")
                 forget_cached(made)
                 runs[system.name].append(system.run(case, plan.seconds))
+                options[system.name] |= system.ran_as()
     return [_result(case, name, made.storage, found, options[name]) for name, found in runs.items()]
 
 

@@ -175,6 +175,7 @@ def _neighbour(plan: ManyPlan, system: Many, made: Sequence[Target]) -> list[dic
                                                 for run in runs), 2),
         "worst_p99_us": round(statistics.median(max(load.p99_us for load in run.loads[:_QUIET_DISKS])
                                                 for run in runs), 2),
+        "cpu_us_per_io": round(statistics.median(run.cpu_us_per_io for run in runs), 2),
         "greedy_bytes_per_second": round(statistics.median(sum(run.rates[_QUIET_DISKS:]) * GREEDY.block
                                                            for run in runs)),
     } for name, runs in found.items()]

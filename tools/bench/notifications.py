@@ -27,13 +27,15 @@ class Count:
     """Of both sides."""
     rescues: int
     iops: float
+    cpu_us_per_io: float
+    """Of both sides."""
 
     @classmethod
     def of(cls, run: Run) -> Count:
         """From the frontend's and the backend's counters."""
         return cls(run.load.frontend["requests"], run.load.frontend["notifications"], run.backend["notifications"],
                    run.load.frontend["sleeps"] + run.backend["sleeps"], run.load.frontend["rescues"],
-                   run.load.ios / run.load.seconds)
+                   run.load.ios / run.load.seconds, (run.load.cpu_seconds + run.backend_cpu_seconds) / run.load.ios * 1e6)
 
     def per_1000(self, value: int) -> float:
         """`value` per 1,000 requests."""
@@ -73,4 +75,5 @@ def row(load: Case, spin_us: int, mode: str, counts: list[Count]) -> dict[str, A
         "sleeps_per_1000": round(median(count.per_1000(count.sleeps) for count in counts), 2),
         "rescues": max(count.rescues for count in counts),
         "iops": round(median(count.iops for count in counts)),
+        "cpu_us_per_io": round(median(count.cpu_us_per_io for count in counts), 2),
     }

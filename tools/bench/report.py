@@ -35,7 +35,18 @@ def comparison(found: dict[str, Any]) -> str:
               "x raw", "setup"]
     parts = [table(header, rows, _RIGHT)] if rows else []
     parts += [_not_run(found["not_run"])] if found["not_run"] else []
+    parts += [text] if (text := _as_run(results)) else []
     return "\n\n".join([*parts, f"{_circumstances(found)}\n{_how(found['how'])}"])
+
+
+def _as_run(results: list[dict[str, Any]]) -> str:
+    """fio's job of each peer, and the server's command line, as they were run."""
+    lines = []
+    for row in results:
+        if job := row["options"].get("fio_job"):
+            lines.append(f"{row['storage']}, {row['case']}, {row['system']}: fio: {' '.join(job.split())}")
+            lines += [f"    served by: {row['options']['server']}"] if row["options"]["server"] else []
+    return "\n".join(lines)
 
 
 def _not_run(entries: list[dict[str, str]]) -> str:
@@ -83,10 +94,11 @@ def profiling(found: dict[str, Any]) -> str:
 
 def notifications(found: dict[str, Any]) -> str:
     """The answer of notifications.count_notifications."""
-    header = ["load", "spin us", "mode", "per 1,000", "to backend", "to frontend", "sleeps", "rescues", "IOPS"]
+    header = ["load", "spin us", "mode", "per 1,000", "to backend", "to frontend", "sleeps", "rescues", "IOPS", "CPU us/IO"]
     rows = [[row["load"], row["spin_us"], row["mode"], _figure(row["notifications_per_1000"], 2),
              _figure(row["to_backend_per_1000"], 2), _figure(row["to_frontend_per_1000"], 2),
-             _figure(row["sleeps_per_1000"], 2), row["rescues"], _figure(row["iops"])] for row in found["loads"]]
+             _figure(row["sleeps_per_1000"], 2), row["rescues"], _figure(row["iops"]),
+             _figure(row["cpu_us_per_io"], 2)] for row in found["loads"]]
     return "\n\n".join([
         table(header, rows, [*_RIGHT, "spin us", "to backend", "to frontend"]),
         "Notifications (both directions, and each) and both sides' sleeps are per 1,000 requests of the ring.\n"
@@ -108,11 +120,11 @@ def many(found: dict[str, Any]) -> str:
             for row in found["rows"]]
     memory, idle = found["memory"], found["idle"]
     quiet = [[row["quiet"], _figure(row["iops_each"]), _figure(row["worst_p50_us"], 1), _figure(row["worst_p99_us"], 1),
-              _figure(row["greedy_bytes_per_second"] / 1e6)] for row in found["neighbour"]]
+              _figure(row["cpu_us_per_io"], 2), _figure(row["greedy_bytes_per_second"] / 1e6)] for row in found["neighbour"]]
     return "\n\n".join([
         table(header, rows, [*header[1:]]),
-        table(["two vbds, one 4 KiB read each", "IOPS each", "p50 us", "p99 us", "the greedy one's MB/s"], quiet,
-              ["IOPS each", "p50 us", "p99 us", "the greedy one's MB/s"]),
+        table(["two vbds, one 4 KiB read each", "IOPS each", "p50 us", "p99 us", "CPU us/IO", "the greedy one's MB/s"],
+              quiet, ["IOPS each", "p50 us", "p99 us", "CPU us/IO", "the greedy one's MB/s"]),
         f"{found['vbds']} vbds of {found['domains']} domains and the one, on {found['storage']}, spin "
         f"{found['options']['spin_us']} us; a load process each. Slowest and fastest are of the mean.\n"
         "Notifications (both directions), the backend's sleeps and its threads' context switches are per 1,000 requests "

@@ -9,6 +9,7 @@ RULES
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ class System(Protocol):
 
     def run(self, case: Case, seconds: float) -> Measurement:
         """One run of what was prepared."""
+        ...
+
+    def ran_as(self) -> dict[str, Any]:
+        """What exactly the last run was, for the output."""
         ...
 
 
@@ -117,6 +122,8 @@ class Peer(ABC):
         self._folder = folder
         self._setup: Setup | None = None
         self._overhead = 0.0
+        self._serving: str | None = None
+        self._ran_as: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         self._missing()
@@ -160,8 +167,7 @@ class Peer(ABC):
             raise NotRun("; ".join(f"{name}: {reason}" for name, reason in tried.items()))
         self._setup = best[1]
         self._overhead = self._start_and_end(case, best[1])
-        return {"setup": best[1].name, "tried_iops": tried, "fio_job": fio.job_text(fio.job(case, **best[1].job)),
-                "server": " ".join(best[1].server) or None}
+        return {"setup": best[1].name, "tried_iops": tried}
 
     def _start_and_end(self, case: Case, setup: Setup) -> float:
         """CPU seconds that fio takes to start and end: those of the same job with a single I/O."""
@@ -183,14 +189,20 @@ class Peer(ABC):
         """See System."""
         assert self._setup is not None
         options = self._begin(self._setup)
+        job = fio.timed(fio.job(case, **options), seconds)
+        self._ran_as = {"fio_job": fio.job_text(job), "server": self._serving}
         try:
             before = self._server_seconds()
-            result = fio.run(fio.timed(fio.job(case, **options), seconds), self._folder, seconds)
+            result = fio.run(job, self._folder, seconds)
             used = self._server_seconds() - before
             self._ran(case, result)
             return fio.measurement(result, used, self._overhead)
         finally:
             self._end()
+
+    def ran_as(self) -> dict[str, Any]:
+        """See System: the file that fio was given, and the server's command line."""
+        return self._ran_as
 
     def _server_seconds(self) -> float:
         """CPU seconds of the other side so far."""
@@ -234,7 +246,9 @@ class NbdPeer(Peer):
 
     def _begin(self, setup: Setup) -> fio.Options:
         place = nbd_server.Place(self._folder)
-        self._server = self._stack.enter_context(nbd_server.serving(self._command(setup, place), place))
+        command = self._command(setup, place)
+        self._serving = shlex.join(command)
+        self._server = self._stack.enter_context(nbd_server.serving(command, place))
         return {**setup.job, "uri": self._server.uri}
 
     def _ran(self, case: Case, result: fio.FioResult) -> None:

@@ -133,6 +133,10 @@ class Xenpv(OwnXen):
         return Measurement(load.ios / load.seconds, load.bytes / load.seconds, load.p50_us, load.p99_us,
                            (load.cpu_seconds + run.backend_cpu_seconds) / load.ios * 1e6)
 
+    def ran_as(self) -> dict[str, Any]:
+        """See System: prepare has said all of it."""
+        return {}
+
     def measure(self, case: Case, seconds: float, *, mode: str | None = None) -> Run:
         """One load. The backend is idle before and after, so what it did in between it did for this load."""
         vdev = self._vdevs[mode]

@@ -75,6 +75,8 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
     check_size(length)
     if rw and (cases or notifications):
         raise UsageError("--rw is a case of its own: leave out --case and --notifications")
+    if picture and picture.suffix.lower() != ".svg":
+        raise UsageError(f"--plot {picture}: the picture is SVG: give a name that ends in .svg")
     if picture and (notifications or profiling or vbds):
         raise UsageError("--plot draws the comparison: leave out --notifications, --profiling and --vbds")
     own = [make_case(rw, parse_size(block), depth, reads)] if rw else []

@@ -103,7 +103,7 @@ def test_the_table_has_one_against_all() -> None:
         "rows": rows, "vbds": 2, "domains": 1, "storage": "tmpfs",
         "memory": {"per_vbd_connected": 102400, "per_vbd_after_load": 204800},
         "idle": {"wakeups_per_second": 0.0, "cpu_ms_per_second": 0.0},
-        "neighbour": [{"quiet": "alone", "iops_each": 5, "worst_p50_us": 1.0, "worst_p99_us": 2.0,
+        "neighbour": [{"quiet": "alone", "iops_each": 5, "worst_p50_us": 1.0, "worst_p99_us": 2.0, "cpu_us_per_io": 3.0,
                        "greedy_bytes_per_second": 0}],
         "versions": {}, "processors": {"count": 2, "model": "a processor"},
         "load_average": {"before": [0.5], "after": [1.5]},

@@ -53,6 +53,14 @@ def test_the_table_names_each_setup() -> None:
     assert "setup of raw" in report.comparison(found(result("raw", 800000)))
 
 
+def test_fios_job_and_its_server_are_shown_as_they_were_run() -> None:
+    row = result("nbdkit", 100000)
+    row["options"] |= {"fio_job": "[bench]\nrw=randread\nruntime=500ms\n", "server": "nbdkit --threads 4"}
+    shown = report.comparison(found(row, result("xenpv", 1)))
+    assert ("tmpfs, randread-4k-qd32, nbdkit: fio: [bench] rw=randread runtime=500ms\n    served by: nbdkit --threads 4\n"
+            in shown)
+
+
 def test_what_was_not_run_says_why() -> None:
     missing = [{"case": "all", "system": "nbdkit", "storage": "tmpfs", "reason": "nbdkit is not installed"}]
     assert "tmpfs, all, nbdkit: not run: nbdkit is not installed" in report.comparison(found(not_run=missing))
@@ -68,7 +76,7 @@ def test_how_latencies_are_taken_stands_below_the_table() -> None:
 
 
 def counts() -> list[Count]:
-    return [Count(1000, 10, 20, 3, 0, 5.0), Count(2000, 80, 20, 8, 1, 7.0), Count(1000, 5, 5, 2, 0, 6.0)]
+    return [Count(1000, 10, 20, 3, 0, 5.0, 1.5), Count(2000, 80, 20, 8, 1, 7.0, 2.5), Count(1000, 5, 5, 2, 0, 6.0, 0.5)]
 
 
 def test_notifications_are_of_both_directions_and_the_median_run() -> None:

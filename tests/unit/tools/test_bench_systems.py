@@ -105,6 +105,21 @@ def test_the_fastest_setup_runs_and_what_others_did_is_said() -> None:
     assert options["tried_iops"] == {"psync": 5, "io_uring": 9, "io_uring, fixed buffers and file": "no", "libaio": 2}
 
 
+def test_what_ran_is_what_fio_was_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[str] = []
+
+    def run(options: fio.Options, folder: Path, seconds: float = 0.0) -> fio.FioResult:
+        given.append(fio.job_text(options))
+        return fio.FioResult(10, 10, 10, 1, 1, 1)
+
+    monkeypatch.setattr(fio, "run", run)
+    peer = systems.Raw(TMPFS, tmp_path)
+    peer.prepare(CASES["randread-4k-qd1"], 0.1)
+    peer.run(CASES["randread-4k-qd1"], 1.5)
+    assert peer.ran_as() == {"fio_job": given[-1], "server": None}
+    assert {"rw=randread", "runtime=1500ms", "time_based", "ioengine=psync"} < set(given[-1].splitlines())
+
+
 def test_when_no_setup_works_the_reasons_are_told() -> None:
     with pytest.raises(systems.NotRun, match="psync: no"):
         Tried({"psync": fio.FioError("no")}).prepare(CASES["randread-4k-qd1"], 0.1)
