@@ -57,6 +57,8 @@ STAGES: Final = ("queued", "waited", "stored", "answered")
 ALWAYS: Final = ("read", "write")
 """Operations whose histograms are there from the first; the others when there was one."""
 LOST: Final = ("unknown", "absent", "refused")
+EDGES: Final = ("zeros", "underflow", "overflow")
+"""What a histogram counts at the clock's ends: less than a step, less than nothing, and more than it has buckets for."""
 
 _LEAST_SECONDS: Final = 4e-6
 _MOST_SECONDS: Final = 17.0
@@ -151,6 +153,13 @@ class Vbds(Collector):
                 if name in ALWAYS or getattr(operation, reason):
                     lost.add_metric((*labels, name, reason), getattr(operation, reason))
         yield lost
+        edges = CounterMetricFamily("xenpv_vbd_times_unresolved", "Of the times: less than a step of the clock (zeros), below "
+                                    "zero (underflow), beyond the buckets (overflow).", labels=(*VBD, "stage", "reason"))
+        for (labels, latency), stage in itertools.product(found, ("service", "total")):
+            histogram = latency.stage(stage)
+            for reason in EDGES if histogram.count else ():
+                edges.add_metric((*labels, stage, reason), getattr(histogram, reason))
+        yield edges
         for stage, name, words in (("total", "request", "From the frontend's submit to the response; stamped requests."),
                                    ("service", "service", "From the fetch of a request to its response.")):
             family = HistogramMetricFamily(f"xenpv_vbd_{name}_seconds", words, labels=(*VBD, "operation"))

@@ -77,6 +77,13 @@ def test_histograms_are_in_seconds_and_cumulative(files: BackendFiles) -> None:
     assert value(found, "xenpv_vbd_clock_resolution_seconds") == 1e-6
 
 
+def test_what_the_clock_does_not_resolve_is_counted(files: BackendFiles) -> None:
+    files.put(latency=latency_of(0, 0, 1, 1 << 28, service=50))
+    unresolved = partial(value, scraped(files), "xenpv_vbd_times_unresolved_total")
+    assert [unresolved(stage="total", reason=reason) for reason in ("zeros", "underflow", "overflow")] == [2, 0, 1]
+    assert [unresolved(stage="service", reason=reason) for reason in ("zeros", "underflow", "overflow")] == [0, 0, 0]
+
+
 def test_a_stage_that_is_not_known_has_no_series(files: BackendFiles) -> None:
     bare = latency_of(5)
     bare.operations["read"].stages["total"] = Histogram()
