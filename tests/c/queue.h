@@ -119,6 +119,9 @@ void queue_exercise(struct queue *queue, uint8_t *model, uint64_t sectors, uint3
                     uint32_t max_pages, uint64_t seed);
 /* An unlinked file of `sectors`, filled like `model`, which it allocates. memory: in memory, else where TMPDIR is. */
 int disk_open(uint64_t sectors, int memory, uint8_t **model);
+/* What answers the core's plain reads of one piece (pread, by ld's --wrap) while it is not NULL, and the system's. */
+extern ssize_t (*disk_read)(int fd, void *to, size_t bytes, off_t offset);
+ssize_t __real_pread(int fd, void *to, size_t bytes, off_t offset);
 void disk_check(int fd, uint8_t *model, uint64_t sectors);
 
 #endif

@@ -39,8 +39,8 @@ for source in "$core"/*.c "$here"/*.c; do
 done | xargs -n 2 -P "$(nproc 2>/dev/null || echo 2)" sh -c '
     cc=$1 flags=$2
     exec $cc $flags -c -o "$4" "$3"' sh "$cc" "$flags"
-# shellcheck disable=SC2086
-# test_engines.c answers system calls like another kernel would, measured.c has a clock that tests move, test_known_times.c storage that takes its time.
+# test_engines.c answers system calls like another kernel would, measured.c has a clock that tests move, serve.c storage that hangs
+# or takes its time.
 # shellcheck disable=SC2086
 $cc $flags -Wl,--wrap=syscall -Wl,--wrap=clock_gettime -Wl,--wrap=pread -o "$build/tests" "$build"/*.o
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}" TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1}"

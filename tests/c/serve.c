@@ -145,6 +145,15 @@ void queue_exercise(struct queue *queue, uint8_t *model, uint64_t sectors, uint3
     free(done);
 }
 
+ssize_t (*disk_read)(int fd, void *to, size_t bytes, off_t offset);
+
+ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset);
+
+ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset)
+{
+    return disk_read ? disk_read(fd, to, bytes, offset) : __real_pread(fd, to, bytes, offset);
+}
+
 int disk_open(uint64_t sectors, int memory, uint8_t **model)
 {
     const char *directory = getenv("TMPDIR");

@@ -6,18 +6,14 @@
 #include "measured.h"
 #include "stamp.h"
 
-/* What reads of storage take in turn, in nanoseconds or in ticks of the page, where time passes. */
+/* What reads of storage take in turn, in nanoseconds or in ticks of the page. */
 static uint64_t takes[3], reads;
 static void (*pass_time)(uint64_t);
 
-ssize_t __real_pread(int fd, void *at, size_t bytes, off_t offset);
-ssize_t __wrap_pread(int fd, void *at, size_t bytes, off_t offset);
-
-ssize_t __wrap_pread(int fd, void *at, size_t bytes, off_t offset)
+static ssize_t take_time(int fd, void *to, size_t bytes, off_t offset)
 {
-    if (pass_time)
-        pass_time(takes[reads++ % 3]);
-    return __real_pread(fd, at, bytes, offset);
+    pass_time(takes[reads++ % 3]);
+    return __real_pread(fd, to, bytes, offset);
 }
 
 static uint64_t outside_ns(void)
@@ -94,6 +90,7 @@ static void storage_of_known_times(uint32_t stamp, void (*move)(uint64_t), uint6
     CHECK(service != NULL);
     CHECK_EQ(xenpv_service_add(service, queue.back), 0);
     pass_time = move;
+    disk_read = take_time;
     moved_ns = stamp == XENPV_STAMP_US ? 5000000000 : 0;
     for (int i = 0; i < 500; i++) {
         struct xenpv_histogram *ends[] = { xenpv_latency_stages(queue.latency, 0), xenpv_latency_stages(front_area(), 0) };
@@ -127,7 +124,7 @@ static void storage_of_known_times(uint32_t stamp, void (*move)(uint64_t), uint6
                 CHECK(error_of >= -blur && error_of <= blur);
             }
     }
-    pass_time = NULL;
+    disk_read = NULL;
     moved_ns = 0;
     CHECK_EQ(xenpv_service_remove(service, queue.back), 0);
     xenpv_service_free(service);

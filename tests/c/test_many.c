@@ -2,6 +2,7 @@
  * nothing to do is left alone. Turns are counted, and seen in the data: no clock is looked at. */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "queue.h"
@@ -126,8 +127,28 @@ TEST(who_has_nothing_to_do_is_left_alone)
     close(fd);
 }
 
+/* Storage that hangs is an empty pipe; io_uring reads it as it is, the core's plain reads come through here. And one of which no
+ * read ends before as many are under way as meet. */
+static sem_t *hanging; /* a post for each read of a pipe */
+static int meeting_fd = -1;
+static pthread_barrier_t meeting;
+
+static ssize_t hang_or_meet(int fd, void *to, size_t bytes, off_t offset)
+{
+    struct stat found;
+
+    if (meeting_fd >= 0 && fd == meeting_fd)
+        pthread_barrier_wait(&meeting);
+    if (fstat(fd, &found) != 0 || !S_ISFIFO(found.st_mode))
+        return __real_pread(fd, to, bytes, offset);
+    if (hanging)
+        sem_post(hanging);
+    return read(fd, to, bytes);
+}
+
 /* The thread of a service with a slow queue, whose storage is an empty pipe, and a good one. */
 struct slow {
+    int engine;
     struct queue slow, good;
     struct xenpv_service *service;
     pthread_t thread;
@@ -139,7 +160,7 @@ static void *serve_slow(void *argument)
     struct slow *s = argument;
     struct queue *queues[] = { &s->slow, &s->good };
 
-    s->service = service_of(XENPV_ENGINE_URING, queues, 2);
+    s->service = service_of(s->engine, queues, 2);
     sem_post(&s->ready);
     CHECK_EQ(xenpv_service_run(s->service), 0);
     sem_post(&s->leaving);
@@ -155,22 +176,17 @@ static void wait_for(sem_t *semaphore)
 }
 
 /* 512 reads of the slow one do not end: the other is served beside them, and also while the slow one is let go of. */
-TEST(slow_storage_keeps_nobody_else_waiting)
+static void slow_storage(int engine)
 {
     static struct slow s;
     static const uint8_t page[XENPV_PAGE_SIZE] = { 0x5a };
     struct raw_response response;
     uint8_t *model;
-    int pipe_fds[2], error, fd = disk_open(SECTORS, 0, &model);
-    struct xenpv_service *trial = xenpv_service_new(XENPV_ENGINE_URING, &error);
+    int pipe_fds[2], fd = disk_open(SECTORS, 0, &model);
 
-    if (!trial) {
-        free(model);
-        close(fd);
-        return; /* no io_uring here: test_engines.c says so */
-    }
-    xenpv_service_free(trial);
+    s.engine = engine;
     CHECK_EQ(pipe(pipe_fds), 0);
+    disk_read = hang_or_meet;
     queue_open(&s.slow, &(struct queue_options){ .order = 4 });
     queue_raw(&s.slow);
     queue_back(&s.slow, pipe_fds[0], SECTORS, 0);
@@ -206,6 +222,88 @@ TEST(slow_storage_keeps_nobody_else_waiting)
     queue_close(&s.good);
     close(pipe_fds[0]);
     close(pipe_fds[1]);
+    disk_check(fd, model, SECTORS);
+}
+
+TEST(slow_storage_keeps_nobody_else_waiting)
+{
+    int error;
+    struct xenpv_service *trial = xenpv_service_new(XENPV_ENGINE_URING, &error);
+
+    if (!trial)
+        return; /* no io_uring here: test_engines.c says so */
+    xenpv_service_free(trial);
+    slow_storage(XENPV_ENGINE_URING);
+}
+
+TEST(slow_storage_keeps_nobody_else_waiting_for_a_thread) { slow_storage(XENPV_ENGINE_THREADS); }
+
+/* Three disks hang, with more requests each than a pool has threads. The others have a thread at once, and all 8 when they have
+ * ended some requests beside those that hang: one disk's reads end by eights only. What hangs holds 8 threads a disk. */
+TEST(who_hangs_takes_no_threads_from_others)
+{
+    enum { SLOW = 3, EACH = 32, MEET = 8, OVERTAKEN = 64 };
+    static struct queue slow[SLOW], good, meets, *all[] = { &slow[0], &slow[1], &slow[2], &good, &meets };
+    static const uint8_t page[XENPV_PAGE_SIZE] = { 0x5a };
+    struct xenpv_io submit[MEET], done[MEET];
+    struct raw_response response;
+    struct server server;
+    uint32_t accepted, hung = 0;
+    uint8_t *model;
+    sem_t reads;
+    int pipe_fds[2], fd = disk_open(SECTORS, 0, &model);
+
+    CHECK_EQ(pipe(pipe_fds), 0);
+    disk_read = hang_or_meet;
+    sem_init(&reads, 0, 0);
+    hanging = &reads;
+    meeting_fd = dup(fd);
+    CHECK_EQ(pthread_barrier_init(&meeting, NULL, MEET), 0);
+    for (uint32_t i = 0; i < SLOW; i++) {
+        queue_open(&slow[i], &(struct queue_options){ 0 });
+        queue_raw(&slow[i]);
+        queue_back(&slow[i], pipe_fds[0], SECTORS, 0);
+        for (uint32_t id = 0; id < EACH; id++) {
+            struct raw_request request = raw_page(XENPV_OP_READ, id, 0, id);
+            raw_put(&slow[i], &request);
+        }
+    }
+    queue_open(&good, &(struct queue_options){ .flag = 1 });
+    queue_front(&good);
+    queue_back(&good, fd, SECTORS, 0);
+    queue_open(&meets, &(struct queue_options){ .flag = 1 });
+    queue_front(&meets);
+    queue_back(&meets, meeting_fd, SECTORS, 0);
+    server_start(&server, XENPV_ENGINE_THREADS, all, SLOW + 2);
+
+    while (hung < SLOW * MEET) {
+        CHECK_EQ(queue_io(&good, XENPV_OP_READ, 0, 4096, 0), XENPV_RSP_OKAY);
+        hung += sem_trywait(&reads) == 0;
+    }
+    for (uint32_t i = 0; i < OVERTAKEN; i++)
+        CHECK_EQ(queue_io(&good, XENPV_OP_READ, 0, 4096, 0), XENPV_RSP_OKAY);
+    for (uint32_t i = 0; i < MEET; i++)
+        submit[i] = (struct xenpv_io){ .sector = 8 * i, .bytes = 4096, .page = i, .op = XENPV_OP_READ };
+    CHECK_EQ(xenpv_front_exchange(meets.front, submit, MEET, &accepted, done, MEET, MEET, -1, -1), MEET);
+    CHECK(memcmp(queue_page(&meets, 0), model, MEET * XENPV_PAGE_SIZE) == 0);
+    CHECK(sem_trywait(&reads) != 0);
+
+    for (uint32_t i = 0; i < SLOW * EACH; i++)
+        CHECK_EQ(write(pipe_fds[1], page, sizeof page), sizeof page);
+    server_stop(&server);
+    for (uint32_t i = 0; i < SLOW; i++) {
+        for (uint32_t id = 0; id < EACH; id++) {
+            CHECK_EQ(raw_get(&slow[i], &response), 1);
+            CHECK_EQ(response.status, XENPV_RSP_OKAY);
+        }
+        queue_close(&slow[i]);
+    }
+    CHECK_EQ(xenpv_front_stats(good.front)->rescues + xenpv_front_stats(meets.front)->rescues, 0);
+    queue_close(&good);
+    queue_close(&meets);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+    close(meeting_fd);
     disk_check(fd, model, SECTORS);
 }
 

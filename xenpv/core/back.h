@@ -113,6 +113,11 @@ struct xenpv_back {
     uint8_t barrier; /* one is in flight, alone */
     uint8_t stalled; /* the next request waits for an answer to one in flight */
     int halted; /* the frontend broke the rules */
+    struct {
+        struct xenpv_slot *first, *last; /* not begun */
+        struct xenpv_back *next;
+        uint32_t busy; /* threads in its calls */
+    } lane; /* threads.c's */
 };
 
 /* request.c: decodes the private copy `raw` and checks everything: 0, or the BLKIF_RSP_* to answer. */
