@@ -13,6 +13,8 @@ import selectors
 import signal
 import socket
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,6 +38,9 @@ from .pool import ServicePool
 from .queue import Queue
 from .rundir import BackendDirectory
 from .watcher import Watcher
+
+START_PATIENCE = 3.0
+"""Seconds for the disks that are there at the start to open; those that take longer follow."""
 
 
 class Loop:
@@ -85,6 +90,7 @@ class Backend(Closing):
         self._store = domain.store
         self._stopping = False
         self._host_gone = False
+        self._waking = threading.RLock()  # held while _wake is written; a signal's handler may be in there twice
         self._halts: deque[Queue] = deque()
         self._errands: deque[Callable[[], None]] = deque()
         with contextlib.ExitStack() as made:
@@ -99,7 +105,8 @@ class Backend(Closing):
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock.page)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
-                place, self._store, connector, lambda: self.options), takes=lambda place: is_offered(domain, place))
+                place, self._store, connector, lambda: self.options, in_thread=lambda function: self._run(place, function)),
+                takes=lambda place: is_offered(domain, place))
             made.callback(self._watcher.close)
             self._first_turn()
             self._control = Control(self._directory.control, self._loop, {
@@ -108,9 +115,15 @@ class Backend(Closing):
             self._made = made.pop_all()
 
     def _first_turn(self) -> None:
-        """Every vbd that is there has its Device when this returns, and what is left of others is gone."""
+        """Every vbd that is there has its Device when this returns, its storage if it opens soon, and what is left of others
+        is gone.
+        """
         self._watcher.take_events()
-        self._watcher.turn()
+        pause = self._watcher.turn()
+        until = time.monotonic() + START_PATIENCE
+        while any(device.opening for device in self._watcher.devices.values()) and (left := until - time.monotonic()) > 0:
+            self._loop.once(left if pause is None else min(pause, left))
+            pause = self._watcher.turn()
         stale = self._directory.remove_stale(self._watcher.devices)
         if stale:
             LOGGER.info("removed what was left of disks that are gone: %s", ", ".join(stale))
@@ -138,11 +151,20 @@ class Backend(Closing):
         """In a thread of the pool."""
         self.soon(lambda: self._watcher.drained(queue))
 
+    def _run(self, place: VbdPlace, function: Callable[[], None]) -> None:
+        """Run it in a thread of its own, then give the Device of `place` its turn."""
+        def run() -> None:
+            function()
+            self.soon(lambda: self._watcher.due(place))
+
+        threading.Thread(target=run, name="xenpv-open", daemon=True).start()
+
     def soon(self, errand: Callable[[], None]) -> None:
         """Have serve() call it in its next turn. For a signal handler, which may log nothing itself, and for any thread."""
-        if not self._stopping:
-            self._errands.append(errand)
-            os.eventfd_write(self._wake, 1)
+        with self._waking:
+            if not self._stopping:
+                self._errands.append(errand)
+                os.eventfd_write(self._wake, 1)
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)
@@ -153,6 +175,8 @@ class Backend(Closing):
 
     def close(self) -> None:
         """Answer what was taken, and let go. States and the files of connected vbds stay for a successor."""
+        with self._waking:
+            self._stopping = True
         self._made.close()
 
     def _clean(self) -> None:

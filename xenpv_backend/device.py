@@ -5,8 +5,9 @@ RULES
 - A state is written in one transaction with the keys that go with it, and only over the state that was decided upon.
 - What the frontend wrote costs the frontend: its connection ends. What is wrong on our own side while a running vbd is
   being adopted costs time: it is tried again, and the state stays Connected, for 5 or 6 would end the guest's disk.
-- A Device never waits. What has to be tried again has a `deadline`. A connection that is to end drains first, and until it
-  has nothing is done and nothing written: of a storage that hangs that may be for ever, and the other disks go on.
+- A Device never waits. What has to be tried again has a `deadline`. Its storage is opened in another thread (opening.py),
+  and the state stays until it is open. A connection that is to end drains first, and until it has nothing is done and
+  nothing written: of a storage that hangs that may be for ever, and the other disks go on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .connection import Agreement, Attached
 from .keys import Keys, read
 from .log import VbdLog
 from .offers import adverts_of, check_whole, facts_of
+from .opening import InThread, Opener, StillOpeningError
 from .options import BackendOptions
 from .queue import Queue
 from .storage import Storage, StorageBusyError, open_storage
@@ -38,6 +40,8 @@ EVENTS_PENDING = 4
 """Events of one frontend that are kept; more of them are one."""
 STORAGE_PATIENCE = 8.0
 """Seconds for a dead predecessor's last request to let go of the storage."""
+OPEN_PATIENCE = 60.0
+"""Seconds for a storage to open, or to say itself that it cannot."""
 ADOPT_PATIENCE = 5.0
 """Seconds for a dead predecessor's ports to be free."""
 SOON, LATER = 0.05, 1.0
@@ -58,11 +62,12 @@ class Connects(Protocol):
 class Device:
     """A vbd that this backend serves. For one thread.
 
-    After `ended` is true there is nothing left to do but drop it.
+    `in_thread` has a function run in another thread, and turn() called when it has ended. After `ended` is true there is
+    nothing left to do but drop it.
     """
 
     def __init__(self, place: VbdPlace, store: Store, connector: Connects, options: Callable[[], BackendOptions], *,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic, in_thread: InThread = lambda function: function()) -> None:
         self.place = place
         self.ended = False
         self.deadline: float | None = None
@@ -73,6 +78,7 @@ class Device:
         self._clock = clock
         self._log = VbdLog(place, clock=clock)
         self._storage: Storage | None = None
+        self._opener = Opener(in_thread)
         self._connection: Attached | None = None
         self._announced = False
         self._closing_since: float | None = None
@@ -108,6 +114,11 @@ class Device:
     def holds(self, queue: Queue) -> bool:
         """Whether it is one of ours."""
         return self._connection is not None and self._connection.holds(queue)
+
+    @property
+    def opening(self) -> bool:
+        """Whether its storage is being opened."""
+        return self._opener.opening
 
     def turn(self) -> None:
         """Look, and do what follows. Raises StoreConnectionError when the store cannot be reached."""
@@ -284,6 +295,9 @@ class Device:
         adopting = Action.ADOPT in step.actions
         since = self._clock() if self._trying_since is None else self._trying_since
         waited = self._clock() - since
+        if isinstance(error, StillOpeningError) and waited < OPEN_PATIENCE:
+            self._trying_since, self.deadline = since, since + OPEN_PATIENCE
+            return True
         if isinstance(error, StorageBusyError) and waited < STORAGE_PATIENCE:
             pause = SOON
         elif adopting and isinstance(error, HypervisorError) and waited < ADOPT_PATIENCE:
@@ -308,7 +322,7 @@ class Device:
     # The actions.
 
     def _open_storage(self) -> Storage:
-        """The node's storage, opened unless it is. Raises RemoteProtocolError, StorageError."""
+        """The node's storage, opened unless it is. Raises RemoteProtocolError, StillOpeningError, StorageError."""
         place = self.place
         node = self._store.transact(lambda store: BackendNode.parse(Keys(store, place.backend), place.backend))
         node.check_place(place)
@@ -316,7 +330,8 @@ class Device:
         peer.check_place(place)
         self._node = node
         if self._storage is None:
-            self._storage = open_storage(node.params, node.mode, cache=self._options().cache)
+            cache = self._options().cache
+            self._storage = self._opener.open(node.params, lambda: open_storage(node.params, node.mode, cache=cache))
         return self._storage
 
     def _standing_adverts(self) -> BackendAdverts | None:
@@ -385,6 +400,7 @@ class Device:
 
     def _close_storage(self) -> None:
         storage, self._storage = self._storage, None
+        self._opener.give_up()
         self._announced = False
         if storage is not None:
             storage.close()
@@ -448,7 +464,7 @@ class Device:
         """For people and JSON: the state, the storage, what was negotiated, the counters."""
         about: dict[str, Any] = {"domid": self.place.frontend_domid, "devid": self.place.devid,
                                  "backend": self.place.backend, "state": int(self._state),
-                                 "connected": self._connection is not None}
+                                 "connected": self._connection is not None, "opening": self.opening}
         if self._storage is not None:
             facts = self._storage.facts
             about["storage"] = {"name": self._storage.name, "cache": self._storage.cache, "readonly": facts.readonly,

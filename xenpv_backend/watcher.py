@@ -118,6 +118,11 @@ class Watcher:
             if device.holds(queue):
                 self._marked[place] = None
 
+    def due(self, place: VbdPlace) -> None:
+        """What the Device of `place` waited for has happened."""
+        if place in self.devices:
+            self._marked[place] = None
+
     def turn(self) -> float | None:
         """Give every marked vbd its turn. Returns the seconds until the next turn is due without an event."""
         marked, self._marked = self._marked, {}

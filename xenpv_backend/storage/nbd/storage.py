@@ -33,7 +33,7 @@ from .options import NbdOptions
 from .unflushed import Change, Unflushed
 
 CONNECT_PATIENCE: Final = 3.0
-"""Seconds that opening a disk waits for its server: the backend's main thread waits with it."""
+"""Seconds that opening a disk waits for its server."""
 DRAIN_PATIENCE: Final = 3.0
 """Seconds that a disk which is let go still waits for a server that is away."""
 CLOSE_PATIENCE: Final = 1.0

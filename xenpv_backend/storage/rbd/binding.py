@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from importlib import import_module
 from importlib.machinery import PathFinder
 from typing import Any, Final
@@ -15,10 +16,14 @@ from xenpv.errors import StorageError
 
 DISTRIBUTION: Final = "/usr/lib/python3/dist-packages"
 
+_LOADING: Final = threading.Lock()
+"""Two disks may be opened at once, and a module that is half loaded stands in sys.modules already."""
+
 
 def load() -> tuple[Any, Any]:
     """The modules rados and rbd. Raises StorageError when they are not installed for this Python."""
-    return _load("rados"), _load("rbd")
+    with _LOADING:
+        return _load("rados"), _load("rbd")
 
 
 def _load(name: str) -> Any:

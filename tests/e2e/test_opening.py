@@ -1,0 +1,85 @@
+"""A disk whose server takes the connection and never answers: the others come, work and go meanwhile."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.raw_frontend import RawFrontend, wait_state
+from tests.support.served import SIZE, Served, served
+from tests.support.world import new_world, serving
+from xenpv.wire.blkif import Op
+from xenpv.xenbus import VbdPlace, XenbusState
+
+HANGING = 51728
+
+
+@pytest.fixture
+def server(requires: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Listens at tmp_path/server; whoever waits for its greeting does so until the test ends it."""
+    requires("libnbd.so.0")
+    monkeypatch.setattr("xenpv_backend.storage.nbd.storage.CONNECT_PATIENCE", 600.0)
+    with socket.socket(socket.AF_UNIX) as listens:
+        listens.settimeout(30)
+        listens.bind(str(tmp_path / "server"))
+        listens.listen()
+        yield listens
+
+
+def target(tmp_path: Path) -> str:
+    return f"nbd+unix:///?socket={tmp_path / 'server'}"
+
+
+def works(world: Served) -> None:
+    """A disk is attached, used, and let go."""
+    with RawFrontend(world.guest, world.attach()) as frontend:
+        assert frontend.io(Op.READ, 0, 4096)[0] == 0
+        frontend.state(XenbusState.CLOSING)
+        frontend.wait_backend(XenbusState.CLOSING, XenbusState.CLOSED)
+
+
+def wait_gone(world: Served, place: VbdPlace) -> None:
+    with world.dom0.store.watch(place.backend) as watch:
+        while any(device["devid"] == place.devid for device in world.ask("list")["devices"]):
+            watch.wait(0.05)
+
+
+def test_others_go_on_until_it_says_no(tmp_path: Path, server: socket.socket) -> None:
+    with served(tmp_path / "world") as world:
+        place = world.attach(target(tmp_path), devid=HANGING)
+        connection, _ = server.accept()
+        works(world)
+        assert world.ask("status")["devices"] >= 1
+        assert [disk["opening"] for disk in world.ask("list")["devices"] if disk["devid"] == HANGING] == [True]
+        server.close()
+        connection.close()
+        wait_state(world.dom0.store, place.backend, XenbusState.CLOSED)
+        error = place.backend.replace("/backend/", "/error/backend/") + "/error"
+        assert b"is it running?" in world.dom0.store.read(error)
+
+
+def test_it_can_be_taken_away(tmp_path: Path, server: socket.socket) -> None:
+    with served(tmp_path / "world") as world:
+        place = world.attach(target(tmp_path), devid=HANGING)
+        connection, _ = server.accept()
+        with connection:
+            world.dom0.store.remove(place.backend)
+            wait_gone(world, place)
+            works(world)
+        server.close()
+
+
+def test_a_backend_that_starts_beside_it_serves_the_others(tmp_path: Path, server: socket.socket,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenpv_backend.daemon.START_PATIENCE", 0.1)
+    folder = tmp_path / "world"
+    folder.mkdir()
+    with new_world(folder, bytes(SIZE)) as bare:
+        bare.attach(target(tmp_path), devid=HANGING)
+        place = bare.attach()
+        with serving(bare.dom0, bare.run), RawFrontend(bare.guest, place) as frontend:
+            assert frontend.io(Op.READ, 0, 4096) == (0, bytes(4096))
+            server.close()
