@@ -40,8 +40,8 @@ EVENTS_PENDING = 4
 """Events of one frontend that are kept; more of them are one."""
 STORAGE_PATIENCE = 8.0
 """Seconds for a dead predecessor's last request to let go of the storage."""
-OPEN_PATIENCE = 60.0
-"""Seconds for a storage to open, or to say itself that it cannot."""
+OPEN_QUIETLY, OPEN_PATIENCE = 5.0, 60.0
+"""Seconds for a storage to open, or to say itself that it cannot: until we say so, until it is given up."""
 ADOPT_PATIENCE = 5.0
 """Seconds for a dead predecessor's ports to be free."""
 SOON, LATER = 0.05, 1.0
@@ -295,8 +295,13 @@ class Device:
         adopting = Action.ADOPT in step.actions
         since = self._clock() if self._trying_since is None else self._trying_since
         waited = self._clock() - since
-        if isinstance(error, StillOpeningError) and waited < OPEN_PATIENCE:
-            self._trying_since, self.deadline = since, since + OPEN_PATIENCE
+        if isinstance(error, StillOpeningError) and waited < OPEN_QUIETLY:
+            self._trying_since, self.deadline = since, since + OPEN_QUIETLY
+            return True
+        if isinstance(error, StillOpeningError) and waited < OPEN_PATIENCE and not adopting:
+            self._trying_since = since
+            self._try_again(OPEN_PATIENCE - waited, str(error))
+            self._say_error(str(error))  # whoever attaches has less patience
             return True
         if isinstance(error, StorageBusyError) and waited < STORAGE_PATIENCE:
             pause = SOON

@@ -4,7 +4,7 @@
 export XENPV_SUMMARY=${XENPV_RESULTS:-/tmp}/summary
 : >"$XENPV_SUMMARY"
 status=0
-for script in ${XENPV_SCRIPTS:-attach commands blkif xl_create xl_tap root kill inflight bundle bundle_boot monitor}; do
+for script in ${XENPV_SCRIPTS:-attach commands blkif xl_create xl_tap root kill inflight storage bundle bundle_boot monitor}; do
     began=$SECONDS
     bash "./$script.sh" || status=1
     echo "-- $script.sh took $((SECONDS - began)) s"

@@ -28,7 +28,7 @@ PYTHON = {"bookworm": (3, 11), "trixie": (3, 13)}
 """Their versions of Python."""
 
 PACKAGES = ["python3", "python3-venv", "xenstore-utils", "kmod", "systemd", "udev", "iproute2", "procps", "busybox-static",
-            "e2fsprogs", "fio", "strace", "qemu-system-xen"]
+            "e2fsprogs", "fio", "strace", "qemu-system-xen", "mdadm"]
 TEST_REQUIREMENTS = ["pytest", "hypothesis"]
 
 DOM0_MODULES = ["virtio_pci", "virtio_blk", "ext4"]
