@@ -158,7 +158,7 @@ static uint64_t outside_us(void)
     return ((uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec) / 1000;
 }
 
-/* This machine's own: what is told lies between two looks of our own, give or take the unit. */
+/* This machine's own: what is told lies between two looks of our own, give or take the unit and what a look takes. */
 TEST(stamps_are_the_clocks)
 {
     struct xenpv_stamper stamper = { .unit = XENPV_STAMP_US, .counts = 1 };
@@ -168,8 +168,8 @@ TEST(stamps_are_the_clocks)
         uint64_t before = outside_us(), near = stamper.clock.near;
         struct xenpv_stamp stamp = xenpv_stamp_now(&stamper);
         uint64_t after = outside_us();
-        CHECK((int32_t)(stamp.value - (uint32_t)before) >= -1);
-        CHECK((int32_t)(stamp.value - (uint32_t)after) <= 1);
+        CHECK((int32_t)(stamp.value - (uint32_t)before) >= -2);
+        CHECK((int32_t)(stamp.value - (uint32_t)after) <= 2);
         counted_some += near != 0;
     }
     CHECK(counted_some > 0);

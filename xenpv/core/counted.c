@@ -2,7 +2,7 @@
 
 #include "spin.h"
 
-#define GAP_NS 2000u         /* a look that takes longer was interrupted: its cycles and its time are of different moments */
+#define GAP_NS 500u          /* a look that takes longer was interrupted: its cycles and its time are of different moments */
 #define RATE_NS 1000000u     /* over less no rate is taken */
 #define RENEW_NS 1000000000u /* over more neither: it would hide what changed of late */
 #define RATE_ERROR 1e-3      /* by more a rate does not change */
@@ -19,7 +19,7 @@ static double rate_of(const struct xenpv_counted *clock, uint64_t cycles, uint64
 
 uint64_t xenpv_counted_look(struct xenpv_counted *clock, uint64_t before, uint64_t ns, uint64_t after)
 {
-    uint64_t cycles = before - clock->first_cycles, passed = ns - clock->first_ns;
+    uint64_t at = before + (after - before) / 2, cycles = at - clock->first_cycles, passed = ns - clock->first_ns;
     int begin = !clock->first_ns || (int64_t)cycles <= 0 || (int64_t)passed <= 0;
 
     clock->near = 0;
@@ -27,11 +27,11 @@ uint64_t xenpv_counted_look(struct xenpv_counted *clock, uint64_t before, uint64
         clock->told_ns = ns;
     if (after - before > xenpv_cycles_of_ns(GAP_NS))
         return clock->told_ns;
-    clock->cycles = before;
+    clock->cycles = at;
     clock->ns = ns;
     clock->rate = begin ? 0 : rate_of(clock, cycles, passed);
     if (begin || passed > RENEW_NS || (passed >= RATE_NS && clock->rate == 0)) {
-        clock->first_cycles = before;
+        clock->first_cycles = at;
         clock->first_ns = ns;
     }
     if (clock->rate != 0)

@@ -2,7 +2,8 @@
  *
  * RULES
  * - The rate of the cycles is what the looks say, over a millisecond and more; until it is known every time is a look.
- * - It never goes back, and is never further from the clock than the rate's error in XENPV_COUNTED_NS.
+ * - It never goes back, and is never further from the clock than half a microsecond: half a look, and the rate's error in
+ *   XENPV_COUNTED_NS.
  * - A counter that jumps, stops or changes its rate (another CPU's, another machine's) is found out at the next look at the
  *   latest, and the rate is taken anew. */
 #ifndef XENPV_COUNTED_H

@@ -135,7 +135,8 @@ def test_an_adopted_disk_waits_for_ever(bench: SlowBench, caplog: pytest.LogCapt
         assert bench.device.deadline is not None
         bench.now = bench.device.deadline
     assert [record.getMessage() for record in caplog.records if "not open yet" in record.getMessage()] == [
-        f"domid 5 devid 51712: cannot be adopted yet: {bench.image} is not open yet: is its server, or what it lies on, there?"]
+        f"domid 5 devid 51712: cannot be adopted yet: {bench.image} is not open yet: is its server, or what it lies on, "
+        "there?"]
     assert bench.opened() == "4" and bench.agreement.adopt
 
 
@@ -150,7 +151,7 @@ def test_what_is_no_error_of_ours_is_raised_where_it_is_asked_for(bench: SlowBen
 
 
 def test_closing_what_was_given_up_may_fail(bench: SlowBench, caplog: pytest.LogCaptureFixture,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(storage: FileStorage) -> None:
         close(storage)
         raise StorageError("it hurts")
