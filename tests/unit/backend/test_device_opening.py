@@ -151,7 +151,7 @@ def test_what_is_no_error_of_ours_is_raised_where_it_is_asked_for(bench: SlowBen
 
 
 def test_closing_what_was_given_up_may_fail(bench: SlowBench, caplog: pytest.LogCaptureFixture,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(storage: FileStorage) -> None:
         close(storage)
         raise StorageError("it hurts")
