@@ -13,6 +13,7 @@ from xenpv.latency import BACKEND_SUFFIX
 from xenpv.wire.blkif import Protocol as Abi
 from xenpv.xenbus import BackendAdverts, DiskFacts, FrontendRings, RingKeys, VbdPlace, agreed_stamp
 
+from .clock import Clock, Lease
 from .log import LOGGER
 from .options import BackendOptions
 from .pool import ServicePool
@@ -99,10 +100,10 @@ class Connection:
     """Rings that are served. Attaches every queue of `agreement`; see Connector."""
 
     def __init__(self, agreement: Agreement, domain: Domain, directory: BackendDirectory, pool: ServicePool,
-                 options: BackendOptions, time_page: int = 0) -> None:
+                 options: BackendOptions, clock: Clock | None = None) -> None:
         self._clock = options.profile_clock()
         self._measured = agreement.stamp or self._clock
-        self._time_page = time_page
+        self._lease: Lease | None = None
         self._agreement = agreement
         self._pool = pool
         self._queues: list[Queue] = []
@@ -110,6 +111,8 @@ class Connection:
         self._keep = agreement.adopt  # until everything stands: who adopts and fails leaves what it found
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as made:
+            if clock is not None and agreement.stamp == "tick":
+                self._lease = made.enter_context(clock.lease())
             for number, ring in enumerate(agreement.rings.queues):
                 self._attach(made, number, ring, domain, directory, options)
             self._engine = pool.engine_of(self._queues[0])
@@ -128,7 +131,8 @@ class Connection:
                            "answered twice, or not at all", place.frontend_domid, place.devid, number)
         channel = domain.events.bind_interdomain(place.frontend_domid, ring.port)
         made.callback(channel.close)
-        queue = Queue(domain.open_core(), channel, agreement.config(ring, options, self._time_page, self._clock),
+        page = 0 if self._lease is None else self._lease.address
+        queue = Queue(domain.open_core(), channel, agreement.config(ring, options, page, self._clock),
                       stats=counters.memory, journal=journal.memory, latency=self._latency(made, number, directory))
         made.callback(queue.close)
         self._pool.add(queue, agreement.storage)
@@ -181,8 +185,8 @@ class Connector:
     """Makes connections; a Device is given one, and needs nothing else of the hypervisor."""
 
     def __init__(self, domain: Domain, directory: BackendDirectory, pool: ServicePool,
-                 options: Callable[[], BackendOptions], time_page: Callable[[], int] = lambda: 0) -> None:
-        self._time_page = time_page
+                 options: Callable[[], BackendOptions], clock: Clock | None = None) -> None:
+        self._clock = clock
         self._domain = domain
         self._directory = directory
         self._pool = pool
@@ -194,8 +198,7 @@ class Connector:
         Raises RemoteProtocolError for a ring that cannot be used, HypervisorError when a port cannot be bound,
         StorageError when a file cannot be made.
         """
-        return Connection(agreement, self._domain, self._directory, self._pool, self._options(),
-                          self._time_page() if agreement.stamp == "tick" else 0)
+        return Connection(agreement, self._domain, self._directory, self._pool, self._options(), self._clock)
 
     def forget(self, place: VbdPlace) -> None:
         """The vbd has ended: remove every file of it."""

@@ -102,7 +102,7 @@ class Backend(Closing):
             made.callback(self._clean)
             self._clock = made.enter_context(Clock(domain))
             self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.storage_engine))
-            connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock.page)
+            connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
                 place, self._store, connector, lambda: self.options, in_thread=lambda function: self._run(place, function)),

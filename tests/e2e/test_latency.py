@@ -127,7 +127,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     with Clock() as clock:
         monkeypatch.setattr("xenpv_frontend.device.open_reader", lambda *args, **more: clock)
-        monkeypatch.setattr("xenpv_backend.clock.open_reader", lambda *args, **more: clock)
+        monkeypatch.setattr("xenpv_backend.clock.find_page", lambda domain: clock.scene.locate())
         yield clock
 
 

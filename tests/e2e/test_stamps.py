@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
@@ -15,6 +15,7 @@ from tests.support.world import World, in_a_thread, serving
 from xenpv.domain import Domain
 from xenpv.errors import DeviceError, TimeAbsentError, UsageError
 from xenpv.timepage import Publisher, Reader, open_reader
+from xenpv.timepage.subscription import subscribers
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
@@ -156,3 +157,26 @@ def test_a_publisher_that_ends_leaves_the_data_alone(bare: World) -> None:
             assert disk.read(0, SIZE) == PATTERN
             counters = disk.stats()
             assert counters.stages == 1 and counters.stages_unknown == counters.requests - 1
+
+
+def test_the_backend_is_subscribed_while_a_disk_is_stamped_in_ticks(bare: World, until: Callable[..., None]) -> None:
+    other = bare.image.with_name("other.img")
+    other.write_bytes(PATTERN)
+    places = [bare.attach(), bare.attach(other, devid=51728)]
+    with publishing(bare.dom0) as publisher, serving(bare.dom0, bare.run, stamp="us"):
+        with ExitStack() as disks:
+            for place in places:
+                disks.enter_context(Disk.open(bare.guest, place.devid, stamp="tick"))
+                assert len(subscribers(bare.dom0.store, 0)) == 1, "one for all disks"
+        until(lambda: not subscribers(bare.dom0.store, 0), "the last disk has gone, and the subscription with it")
+        until(lambda: not any(page.ticking for page in publisher.pages.values()), "nothing ticks")
+        with Disk.open(bare.guest, places[0].devid, stamp="tick") as disk:
+            disk.read(0, 4096)
+            assert disk.stats().stages == 1, "it begins again"
+
+
+@pytest.mark.parametrize("stamp", ["us", None])
+def test_nobody_ticks_for_a_disk_without_ticks(bare: World, stamp: str | None) -> None:
+    bare.attach()
+    with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us", profile="tick"), Disk.open(bare.guest, stamp=stamp):
+        assert subscribers(bare.dom0.store, 0) == []

@@ -5,12 +5,13 @@ is made of.
 """
 
 from .clock import OwnClock
+from .current import CurrentPage
 from .health import Finding, Level, Observation, against_kernel, judge, observe
 from .kernel import Kernel
 from .page import own_clock_is_cheap
 from .publisher import Publisher
 from .reader import Epoch, Reader, Reading
-from .subscription import find_page, open_reader
+from .subscription import find_page, open_reader, place_of, subscribe
 
-__all__ = ["Epoch", "Finding", "Kernel", "Level", "Observation", "OwnClock", "Publisher", "Reader", "Reading",
-           "against_kernel", "find_page", "judge", "observe", "open_reader", "own_clock_is_cheap"]
+__all__ = ["CurrentPage", "Epoch", "Finding", "Kernel", "Level", "Observation", "OwnClock", "Publisher", "Reader", "Reading",
+           "against_kernel", "find_page", "judge", "observe", "open_reader", "own_clock_is_cheap", "place_of", "subscribe"]

@@ -23,7 +23,7 @@ from xenpv.errors import AccessDeniedError, NoEntryError, StoreError, TimeAbsent
 from .page import PageView, map_page
 from .reader import Reader
 
-__all__ = ["TOP", "find_page", "open_reader", "place_of", "subscribers", "wishes_of"]
+__all__ = ["TOP", "find_page", "open_reader", "place_of", "subscribe", "subscribers", "wishes_of"]
 
 TOP = "/local/domain/0/xenpv/time"
 _NAMES = itertools.count(1)
@@ -79,11 +79,8 @@ def find_page(domain: Domain) -> PageView:
     return map_page(domain, int(value))
 
 
-def open_reader(domain: Domain, *, timeout: float = 5.0, clock: Callable[[], int] = time.monotonic_ns) -> Reader:
-    """Subscribe `domain`, and wait up to `timeout` seconds for a page that ticks. 0: return at once.
-
-    Raises TimePageError: TimeAbsentError when nobody publishes; StoreError; HypervisorError.
-    """
+def subscribe(domain: Domain) -> Callable[[], None]:
+    """Say that somebody in `domain` wants ticks. Returns what takes it back. Raises StoreError."""
     store, top = domain.store, wishes_of(domain.domid)
     for name in filter(_is_left_over, subscribers(store, domain.domid)):
         store.remove(f"{top}/{name}")
@@ -96,7 +93,15 @@ def open_reader(domain: Domain, *, timeout: float = 5.0, clock: Callable[[], int
             pass  # the store is gone and the domain with it, or somebody removed the key already
 
     store.write(wish, "1")
-    reader = Reader(lambda: find_page(domain), clock=clock, on_close=unsubscribe)
+    return unsubscribe
+
+
+def open_reader(domain: Domain, *, timeout: float = 5.0, clock: Callable[[], int] = time.monotonic_ns) -> Reader:
+    """Subscribe `domain`, and wait up to `timeout` seconds for a page that ticks. 0: return at once.
+
+    Raises TimePageError: TimeAbsentError when nobody publishes; StoreError; HypervisorError.
+    """
+    reader = Reader(lambda: find_page(domain), clock=clock, on_close=subscribe(domain))
     try:
         if timeout > 0:
             reader.wait(timeout)
