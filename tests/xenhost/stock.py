@@ -81,13 +81,17 @@ class Stock:
 
 @contextmanager
 def attached(kind: str, image: Path, until: Until, *, vdev: str = "xvdb", mode: str = "w",
-             sector: int = 512) -> Iterator[Stock]:
-    """`image` as a disk of dom0's that its kernel has taken; detached at the end, whoever has it then."""
+             sector: int = 512, cdrom: bool = False) -> Iterator[Stock]:
+    """`image` as a disk of dom0's that its kernel has taken; detached at the end, whoever has it then.
+
+    For blkback it may be a block device.
+    """
     stock = Stock(kind, image, vdev)
     loop = ""
     if kind == "blkback":
-        loop = run("losetup", "--show", "-f", "-b", str(sector), *(["-r"] if mode == "r" else []), str(image)).strip()
-        spec = kernel_disk(loop, vdev, mode)
+        if not image.is_block_device():
+            loop = run("losetup", "--show", "-f", "-b", str(sector), *(["-r"] if mode == "r" else []), str(image)).strip()
+        spec = ("devtype=cdrom," if cdrom else "") + kernel_disk(loop or image, vdev, mode)
     else:
         spec = f"format=raw,vdev={vdev},access={mode},discard,backendtype=qdisk,target={image}"
     try:

@@ -113,6 +113,57 @@ def test_a_read_only_disk(image: Path, until: Until, domain: Domain) -> None:
             disk.write(0, bytes(512))
 
 
+def test_a_drive(image: Path, until: Until, domain: Domain) -> None:
+    """Whether it is removable blkback asks its device, a loop device here, and not the toolstack's key."""
+    with attached("blkback", image, until, vdev="xvdd", mode="r", cdrom=True) as stock:
+        with open_disk(domain, stock.vdev, take=True) as disk:
+            assert (disk.cdrom, disk.removable, disk.readonly) == (True, False, True)
+            assert sha_of(disk) == sha(PATTERN)
+
+
+@pytest.fixture
+def removable(until: Until) -> Iterator[Path]:
+    """A disk of dom0's that is removable, of the kernel's own making."""
+    run("modprobe", "sd_mod")
+    run("modprobe", "scsi_debug", "removable=1", f"dev_size_mb={SIZE >> 20}")
+    found: list[Path] = []
+
+    def there() -> bool:
+        found[:] = Path("/sys/bus/pseudo/drivers/scsi_debug").glob("adapter*/host*/target*/*/block/*")
+        return bool(found) and Path("/dev", found[0].name).is_block_device()
+
+    try:
+        until(there, "the disk of scsi_debug", 30)
+        yield Path("/dev", found[0].name)
+    finally:
+        run("modprobe", "-r", "scsi_debug")
+
+
+def test_a_removable_disk(removable: Path, until: Until, domain: Domain) -> None:
+    with attached("blkback", removable, until, vdev="xvdd") as stock:
+        with open_disk(domain, stock.vdev, take=True) as disk:
+            assert (disk.cdrom, disk.removable, disk.readonly) == (False, True, False)
+            disk.write(0, OTHER)
+            disk.flush()
+            assert disk.read(0, len(OTHER)) == OTHER
+
+
+def test_a_barrier_in_place_of_a_flush(stock: Stock, domain: Domain) -> None:
+    """blkback counts both as one; QEMU offers none, and is asked nothing."""
+    def flushes() -> int:
+        name = f"vbd-{stock.place.frontend_domid}-{stock.place.devid}"
+        return int(Path(f"/sys/bus/xen-backend/devices/{name}/statistics/f_req").read_text())
+
+    with open_disk(domain, stock.vdev, take=True, ignore=["feature-flush-cache"]) as disk:
+        assert not disk.features.flush and disk.features.barrier is (stock.kind == "blkback")
+        disk.write(4096, OTHER)
+        before = flushes() if disk.features.barrier else None
+        disk.flush()
+        assert before is None or flushes() == before + 1
+        assert disk.read(4096, len(OTHER)) == OTHER
+    assert sha(kernel_reads(stock)) == sha(PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):])
+
+
 def test_sectors_of_4_kib(image: Path, until: Until, domain: Domain) -> None:
     with attached("blkback", image, until, vdev="xvdd", sector=4096) as stock:
         with open_disk(domain, stock.vdev, take=True) as disk:
