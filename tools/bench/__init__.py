@@ -1,4 +1,5 @@
-"""Measuring: xenpv against raw I/O and its peers, in one run; notifications with the flag and without; many vbds.
+"""Measuring: xenpv against raw I/O and its peers, in one run; notifications with the flag and without; many vbds;
+backends of a Xen host, from inside a guest.
 
     cases.py           what is measured
     load.py            the load of one case through the public Disk: the demo's guests run it too
@@ -17,6 +18,8 @@
     profiling.py       what it costs to measure requests
     totals.py          stamps held against a clock outside
     many.py            many vbds of one backend: many_system.py runs them, loads.py is their load processes
+    guest_compare.py   backends beside each other on a real Xen host, fio in a guest: guest_disks.py finds the disks,
+                       guest_line.py asks the guest, guest_agent.py answers there
     process.py         memory and wake-ups of a process
     report.py          the answers as tables
     plot.py            the comparison as a picture

@@ -59,6 +59,16 @@ CASES = {case.name: case for case in (
 )}
 """The cases of a comparison."""
 
+GUEST_CASES = {case.name: case for case in (
+    make_case("randread", 4096, 32),
+    make_case("randwrite", 4096, 32),
+    make_case("read", 65536, 8),
+    make_case("write", 65536, 8),
+    make_case("randread", 4096, 1),
+    make_case("randwrite", 4096, 1),
+)}
+"""The cases of a comparison of backends, from inside a guest."""
+
 LOADS = {case.name: case for case in (
     Case("steady-qd32", 4096, 32),
     Case("bursts-of-32", 4096, 32, burst=True),
@@ -69,7 +79,8 @@ LOADS = {case.name: case for case in (
 
 def find_case(name: str) -> Case:
     """The case or load of that name. Raises UsageError."""
-    case = CASES.get(name) or LOADS.get(name)
+    known = {**LOADS, **GUEST_CASES, **CASES}
+    case = known.get(name)
     if case is None:
-        raise UsageError(f"no case {name!r}: one of {', '.join([*CASES, *LOADS])}")
+        raise UsageError(f"no case {name!r}: one of {', '.join(known)}")
     return case

@@ -119,10 +119,11 @@ def _measure(plan: Plan, case: Case, made: Target, systems: list[System], not_ru
                 forget_cached(made)
                 runs[system.name].append(system.run(case, plan.seconds))
                 options[system.name] |= system.ran_as()
-    return [_result(case, name, made.storage, found, options[name]) for name, found in runs.items()]
+    return [result(case, name, made.storage, found, options[name]) for name, found in runs.items()]
 
 
-def _result(case: Case, system: str, storage: str, runs: list[Measurement], options: dict[str, Any]) -> dict[str, Any]:
+def result(case: Case, system: str, storage: str, runs: list[Measurement], options: dict[str, Any]) -> dict[str, Any]:
+    """A row of the answer."""
     figures = {name: _rounded(value) for name, value in asdict(medians(runs)).items()}
     return {"case": case.name, "system": system, "storage": storage, **figures,
             "iops_of_runs": [_rounded(run.iops) for run in runs], "options": options}

@@ -1,7 +1,9 @@
-"""What a process has used: CPU time, that of the kernel's threads that work for it (io_uring) included; storage."""
+"""What a process has used: CPU time, that of the kernel's threads that work for it (io_uring) included; storage. And what a
+whole machine has."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -25,3 +27,10 @@ def storage_bytes_read(pid: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
+
+
+def machine_cpu_ns() -> int:
+    """CPU time that all of this machine has used so far, its kernel too, ns. Counted in ticks (proc(5), stat)."""
+    line = Path("/proc/stat").read_text().partition("\n")[0].split()
+    user, nice, system, _, _, irq, softirq = (int(word) for word in line[1:8])
+    return (user + nice + system + irq + softirq) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))

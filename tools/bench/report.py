@@ -6,8 +6,11 @@ from typing import Any
 
 from ..output import table
 from .compare import ratio
+from .guest_compare import best_ratio
+from .guest_disks import OWN
 
-_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "x nbdkit", "x qemu", "x raw", "per 1,000", "sleeps", "rescues")
+_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "dom0 us/IO", "x best", "x nbdkit", "x qemu", "x raw",
+          "per 1,000", "sleeps", "rescues")
 
 
 def _figure(value: float, digits: int = 0) -> str:
@@ -47,6 +50,31 @@ def _as_run(results: list[dict[str, Any]]) -> str:
             lines.append(f"{row['storage']}, {row['case']}, {row['system']}: fio: {' '.join(job.split())}")
             lines += [f"    served by: {row['options']['server']}"] if row["options"]["server"] else []
     return "\n".join(lines)
+
+
+def guest(found: dict[str, Any]) -> str:
+    """The answer of guest_compare.compare_in_guest."""
+    results, rows = found["results"], []
+    for row in results:
+        own = row["options"]["backend"] == OWN
+        rows.append([
+            row["case"], row["system"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6, 1),
+            _figure(row["p50_us"]), _figure(row["p99_us"]), _figure(row["cpu_us_per_io"], 1),
+            _times(best_ratio(results, row["case"], row["system"])) if own else "", row["options"]["setup"]])
+    header = ["case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "dom0 us/IO", "x best", "setup"]
+    parts = [table(header, rows, _RIGHT)] if rows else []
+    parts += [_not_run(found["not_run"])] if found["not_run"] else []
+    guest, how, load, options = found["guest"], found["how"], found["load_average"], found["options"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    jobs = sorted({row["options"]["fio_job"].replace("\n", " ").strip() for row in results[:1]})
+    return "\n\n".join([*parts, "\n".join([
+        f"x best: IOPS to those of the better of blkback and qdisk. Runs: {how['runs']} ({options['runs']} of "
+        f"{options['seconds']:g} s), disks of {options['size'] >> 20} MiB.",
+        f"Guest: {guest['cpus']} vCPU, kernel {guest['kernel']}, fio {guest['fio']}. dom0: {versions}; "
+        f"{found['processors']['count']} x {found['processors']['model']}; pinning: {options['pinning']}.",
+        f"Load average of dom0 {load['before'][0]} before, {load['after'][0]} after: figures count only when nothing else "
+        "ran.",
+        f"Latency: {how['latency']}.", f"dom0 us/IO: {how['cpu']}.", *(f"The first job: {job}" for job in jobs)])])
 
 
 def _not_run(entries: list[dict[str, str]]) -> str:

@@ -9,9 +9,10 @@ import click
 
 from xenpv.errors import UsageError
 
-from ..bench import compare, plot, profiling as profiling_, report
-from ..bench.cases import CASES, KINDS, MIXED_READS, Case, find_case, make_case
+from ..bench import compare, guest_agent, plot, profiling as profiling_, report
+from ..bench.cases import CASES, GUEST_CASES, KINDS, MIXED_READS, Case, find_case, make_case
 from ..bench.files import check_size
+from ..bench.guest_compare import GuestPlan, compare_in_guest
 from ..bench.many import ManyPlan, measure_many
 from ..bench.notifications import RUNS, count_notifications
 from ..output import parse_size
@@ -30,7 +31,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 @click.command("bench")
-@click.option("--case", "cases", multiple=True, type=click.Choice(list(CASES)), help="Only these. Default: all.")
+@click.option("--case", "cases", multiple=True, type=click.Choice(list(CASES | GUEST_CASES)),
+              help="Only these. Default: those of what is measured.")
 @click.option("--rw", type=click.Choice(KINDS), help="Instead of --case, one of your own: fio's words.")
 @click.option("--block", default="4k", show_default=True, metavar="SIZE", help="Of an I/O, with --rw.")
 @click.option("--depth", type=click.IntRange(1, 64), default=32, show_default=True, help="I/Os in flight, with --rw.")
@@ -61,15 +63,23 @@ def write_text(path: Path, text: str) -> None:
               help="Measure N vbds of one backend instead: against one, the slowest, memory, idleness, a greedy neighbour.")
 @click.option("--domains", type=click.IntRange(1, 256), default=8, show_default=True,
               help="Of how many domains the N vbds are.")
+@click.option("--guest", metavar="DOMAIN",
+              help="In dom0 of a Xen host: measure disks of this guest instead, in which `xenpv bench --agent` runs.")
+@click.option("--disk", "disks", multiple=True, metavar="VDEV",
+              help="With --guest: a disk to measure on, whoever serves it. Cases that write overwrite it.")
+@click.option("--agent", is_flag=True, help="In a guest: run what `xenpv bench --guest` in dom0 asks for.")
 @verb(json=True)
 def command(session: Session, cases: Sequence[str], rw: str | None, block: str, depth: int, reads: int,
             systems: Sequence[str], storages: Sequence[str], directory: Path | None, seconds: float | None,
             runs: int | None, size: str, spin_us: int | None, picture: Path | None, notifications: bool,
-            profiling: bool, profiles: Sequence[str], vbds: int | None, domains: int) -> int:
+            profiling: bool, profiles: Sequence[str], vbds: int | None, domains: int, guest: str | None, disks: Sequence[str],
+            agent: bool) -> int:
     """Measure xenpv against raw I/O (fio on the file), nbdkit and qemu-storage-daemon (fio over a Unix socket).
 
     xenpv is measured on an emulated Xen of its own: a backend process, and a load process that uses the public Disk.
     A system that cannot be measured here is shown as not run, with the reason.
+
+    On a Xen host, with --guest: fio in one guest, on disks of different backends (ours, the kernel's, QEMU's).
     """
     length = parse_size(size)
     check_size(length)
@@ -77,6 +87,10 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
         raise UsageError("--rw is a case of its own: leave out --case and --notifications")
     if picture and picture.suffix.lower() != ".svg":
         raise UsageError(f"--plot {picture}: the picture is SVG: give a name that ends in .svg")
+    if (disks and not guest) or (agent and (guest or disks)):
+        raise UsageError("--disk goes with --guest, in dom0; --agent stands alone, in the guest")
+    if guest and (systems or storages or directory or notifications or profiling or vbds or spin_us is not None):
+        raise UsageError("--guest measures the disks of a guest as they are: leave out what says how others are made")
     if picture and (notifications or profiling or vbds):
         raise UsageError("--plot draws the comparison: leave out --notifications, --profiling and --vbds")
     own = [make_case(rw, parse_size(block), depth, reads)] if rw else []
@@ -85,6 +99,12 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
         return own or [find_case(name) for name in cases or default]
 
     with swept():
+        if agent:
+            with session.open_domain() as domain:
+                guest_agent.serve(domain.store, session.say)
+            return 0
+        if guest:
+            return _guest(session, guest, disks, chosen(tuple(GUEST_CASES)), seconds or 2.0, runs or 3, picture)
         if profiling:
             if notifications or systems or len(storages) > 1:
                 raise UsageError("--profiling is of xenpv alone, on one storage: leave out --notifications and --system")
@@ -118,4 +138,21 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
     if picture and found["results"]:
         write_text(picture, plot.comparison(found))
     session.show(found, report.comparison(found))
+    return 0 if found["results"] else 1
+
+
+def _guest(session: Session, guest: str, disks: Sequence[str], cases: Sequence[Case], seconds: float, runs: int,
+           picture: Path | None) -> int:
+    """Disks of a guest of a real Xen host."""
+    domains = session.domains()
+    if not domains.xen:
+        raise UsageError("--guest is for dom0 of a real Xen host: give --hypervisor xen: there")
+    host = domains.status()
+    versions = {"Xen": str(host.get("xen_version", "unknown")), "kernel": str(host.get("release", "unknown"))}
+    plan = GuestPlan(domains.find(guest).domid, disks, cases, seconds, runs, session.run_directory())
+    with session.open_domain() as dom0:
+        found = compare_in_guest(plan, dom0.store, versions, session.say)
+    if picture and found["results"]:
+        write_text(picture, plot.comparison(found))
+    session.show(found, report.guest(found))
     return 0 if found["results"] else 1
