@@ -5,7 +5,7 @@
         for slot in batch.slots: use(batch.buffer(slot))
 
 RULES
-- A Batch belongs to one thread at a time. Other users of the disk may go on beside it.
+- A Batch belongs to one thread at a time, and to one of the disk's queues. Other users of the disk may go on beside it.
 - Nothing here loops over I/Os in Python, but for a buffer that is asked for, an I/O that failed, and answers that
   another thread happened to take.
 - A slot is the caller's from the exchange that says it is done to the one that submits it again; free slots are used in
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from xenpv.wire.blkif import Op
 from .buffers import SHARE_PAGES, let_go, pages_of
 from .disk import failed
 from .queue import IO_BYTES, IoArray
-from .reaper import NONE
+from .reaper import NONE, Moved, Reaper
 
 if TYPE_CHECKING:
     from .disk import Disk
@@ -50,7 +51,7 @@ class Batch(Closing):
         self.count = 0
         """How many the last exchange brought."""
         self._disk = disk
-        self._reaper = disk.reaper
+        self._reaper = disk.reaper.one()
         self._runs = self._reaper.the_pool().hold(pages_of(block), depth)
         if len(self._runs) < depth:
             for run in self._runs:
@@ -164,12 +165,11 @@ class Batch(Closing):
             records = bytes(submit.raw[:count * IO_BYTES])
             if len(self._journal) > 4 * self.depth:
                 self._shorten()
-        reaper = self._reaper
         deadline = None if timeout is None else monotonic() + timeout
         left = timeout
         self.count = 0
         while True:
-            lead = False
+            lead, reaper = False, self._reaper
             try:
                 queue, lead = reaper.lead(self, records)
                 want = min(at_least, self.depth - self._free)
@@ -184,6 +184,8 @@ class Batch(Closing):
                         reaper.route(self.done, n)
                 elif count:
                     reaper.turn(queue, submit, count, NONE)
+            except Moved:
+                continue
             except XenpvError:
                 raise
             except BaseException:
@@ -198,7 +200,8 @@ class Batch(Closing):
                 left = max(0.0, deadline - monotonic())
             if len(self._arrived) >= want or left == 0:
                 return self._collect()
-            reaper.follow(lambda: len(self._arrived) >= want, left)
+            with suppress(Moved):
+                reaper.follow(lambda: len(self._arrived) >= want, left)
 
     # What the reaper asks for.
 
@@ -227,6 +230,9 @@ class Batch(Closing):
             if not out:
                 break
         return b"".join(reversed(found))
+
+    def moved(self, reaper: Reaper) -> None:
+        self._reaper = reaper
 
     def _in_flight_cookies(self) -> set[int]:
         free = {self._cookies[(self._head + index) % self.depth] for index in range(self._free)}

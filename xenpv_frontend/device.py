@@ -12,83 +12,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import select
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from time import monotonic
 
-from xenpv.domain import Domain, EventChannel, SharedPages, Store, Transaction
-from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, UsageError,
-                          XenpvError)
-from xenpv.ring import DEFAULT_SPIN_NS, initialise
+from xenpv.domain import Domain, Store, Transaction
+from xenpv.errors import AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, XenpvError
 from xenpv.timepage import Reader, open_reader, own_clock_is_cheap
-from xenpv.wire.blkif import MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS, Protocol, indirect_pages, ring_entries
-from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings,
-                          RingKeys, Role, Situation, Step, VbdPlace, Wish, XenbusState, next_step, parse_state,
-                          vdev_name, vdev_number)
+from xenpv.wire.blkif import indirect_pages, ring_entries
+from xenpv.xenbus import (FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings, Role, Situation, Step,
+                          VbdPlace, Wish, XenbusState, next_step, parse_state, vdev_name, vdev_number)
 
 from .buffers import Pool
-from .queue import STAMPS, Queue
+from .queue import Queue
 from .reaper import CONTROL_IOS, Reaper
+from .reapers import Reapers
+from .rings import SharedRing
+from .settings import Settings
 
 log = logging.getLogger("xenpv.frontend")
 
-DEFAULT_INDIRECT = 256
-"""Segments of an indirect request: 1 MiB, and one page for them."""
 INDIRECT_AT_ONCE = 32
 """Indirect requests in flight; what comes beyond is sent as direct ones."""
 DRAIN_SECONDS = 2.0
 """How long I/O in flight may take to end before the ring is let go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What this end wants. `flag` and `ring_order`: None takes what the backend offers."""
-
-    depth: int = 32
-    pool_pages: int = 256
-    flag: bool | None = None
-    persistent: bool = True
-    abi: int = 64
-    ring_order: int | None = None
-    indirect: int | None = None
-    """Segments of an indirect request at the most; None: up to DEFAULT_INDIRECT. 11 or fewer: none are made."""
-    ignore: frozenset[str] = frozenset()
-    """Keys of the backend that count as not there: how this end is an older or lesser one."""
-    spin_ns: int = DEFAULT_SPIN_NS
-    trusted: bool | None = None
-    """Whether the backend is; None: as the toolstack says (`trusted` in our directory)."""
-    stamp: str | None = None
-    """Stamp requests with dom0's time, in ``tick`` or ``us``; None: not."""
-    profile: bool = False
-    """Measure requests without stamps too, by this end's own clock."""
-    closing_patience: float = CLOSING_PATIENCE
-
-    def protocol(self) -> Protocol:
-        """The ring's ABI in the store's words."""
-        if self.abi == 32:
-            return Protocol.X86_32
-        return Protocol.ARM if platform.machine().startswith(("arm", "aarch64")) else Protocol.X86_64
-
-    def segments(self, offered: int) -> int:
-        """Of an indirect request; 0: there are none."""
-        wanted = DEFAULT_INDIRECT if self.indirect is None else self.indirect
-        agreed = min(offered, wanted, self.pool_pages)
-        return agreed if agreed > MAX_SEGMENTS else 0
-
-    def order(self, offered: int) -> int:
-        """The ring's order: log2 of its pages. Raises DeviceError when the backend does not offer what is wanted."""
-        if self.ring_order is None:
-            order = 0
-            while order < offered and ring_entries(order, self.protocol()) < self.depth:
-                order += 1
-            return order
-        if self.ring_order > offered:
-            raise DeviceError(f"the backend offers ring page orders up to {offered}, not {self.ring_order}: "
-                              "leave ring_order out")
-        return self.ring_order
 
 
 class Directory:
@@ -134,7 +82,8 @@ def find_vbd(domain: Domain, vdev: str | int) -> VbdPlace:
 class Device:
     """One vbd. open() starts its keeper, close() ends it; `reaper` is told of its queues and of its end."""
 
-    def __init__(self, domain: Domain, place: VbdPlace, settings: Settings, reaper: Reaper) -> None:
+    def __init__(self, domain: Domain, place: VbdPlace, settings: Settings,
+                 reaper: Reaper | Reapers) -> None:
         self._domain = domain
         self._store: Store = domain.store
         self.place = place
@@ -147,17 +96,17 @@ class Device:
         self.stamp = settings.stamp
         self.time: Reader | None = None
         """dom0's time, for stamps."""
+        self.queues = 0
+        """Rings that were agreed on."""
         self.ring_order = 0
         self.max_segments = 0
-        """Of an indirect request; 0: there are none on this ring."""
+        """Of an indirect request; 0: there are none on these rings."""
         self._reaper = reaper
         reaper.on_broken = self.leave
         self._wish = Wish.RENEW
         self._leaving = False
         self._closing_since: float | None = None
-        self._ring: SharedPages | None = None
-        self._segments: SharedPages | None = None
-        self._channel: EventChannel | None = None
+        self._rings: list[SharedRing] = []
         self._pool: Pool | None = None
         self._published: dict[str, str] = {}
         self._last = "nothing was heard from the backend"
@@ -274,7 +223,7 @@ class Device:
         elif self._closing_since is None:
             self._closing_since = monotonic()
         overdue = self._patience_left() == 0
-        return Situation(Role.FRONTEND, own, peer, attached=self._ring is not None, overdue=overdue, wish=self._wish)
+        return Situation(Role.FRONTEND, own, peer, attached=bool(self._rings), overdue=overdue, wish=self._wish)
 
     def _state(self, path: str) -> XenbusState:
         return parse_state(Directory(self._store, path).get("state"), f"{path}/state")
@@ -345,17 +294,14 @@ class Device:
         self.flag = adverts.notify_flag and settings.flag is not False
         if self._pool is None:
             self._pool = Pool(self._domain.grants, place.backend_domid, settings.pool_pages)
-        self._ring = self._domain.grants.share(place.backend_domid, 1 << self.ring_order)
-        initialise(self._ring.memory)
         self.max_segments = settings.segments(adverts.max_indirect_segments)
-        if self.max_segments:
-            at_once = min(INDIRECT_AT_ONCE, ring_entries(self.ring_order, settings.protocol()))
-            self._segments = self._domain.grants.share(place.backend_domid, at_once * indirect_pages(self.max_segments))
-        self._channel = self._domain.events.bind_unbound(place.backend_domid)
-        rings = FrontendRings((RingKeys(tuple(self._ring.refs), self._channel.port),), settings.protocol(),
-                              persistent=settings.persistent, notify_flag=self.flag,
-                              stamp=self.stamp)
-
+        at_once = min(INDIRECT_AT_ONCE, ring_entries(self.ring_order, settings.protocol()))
+        segment_pages = at_once * indirect_pages(self.max_segments) if self.max_segments else 0
+        self.queues = min(settings.queues, adverts.max_queues)
+        for _ in range(self.queues):
+            self._rings.append(SharedRing(self._domain, place.backend_domid, self.ring_order, segment_pages))
+        rings = FrontendRings(tuple(ring.keys for ring in self._rings), settings.protocol(),
+                              persistent=settings.persistent, notify_flag=self.flag, stamp=self.stamp)
         self._published = rings.to_keys()
 
         def write(transaction: Transaction) -> None:
@@ -376,7 +322,7 @@ class Device:
             there = Directory(transaction, self.place.frontend)
             closed = there.get("state") == b"%d" % XenbusState.CLOSED
             if closed and all(there.get(name) == value.encode() for name, value in self._published.items()):
-                for name in self._published:
+                for name in FrontendRings.leftovers({name.partition("/")[0] for name in self._published}):
                     transaction.remove(f"{self.place.frontend}/{name}")
 
         try:
@@ -398,7 +344,8 @@ class Device:
             raise DeviceError(f"{self.name}: this domain's clock does not agree with dom0's time page: stamp in ticks")
 
     def _connect(self) -> None:
-        if self._ring is None or self._channel is None or self._pool is None:
+        pool = self._pool
+        if not self._rings or pool is None:
             raise DeviceError(f"{self.name}: the backend connected to a ring that is not there")
         backend = self.place.backend
         self.facts, self.adverts = self._store.transact(lambda store: (
@@ -406,15 +353,21 @@ class Device:
         self._reread()
         if self._wish is Wish.RENEW:
             return
-        queue = Queue(self._domain.open_core(), self._channel, ring=self._ring.memory, pool=self._pool.memory,
-                      pool_refs=self._pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
-                      max_ios=self._pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
-                      indirect=self._segments, max_segments=self.max_segments,
-                      time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
-                      time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
-                      clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
-        self._reaper.attach(queue, self._pool)
-        log.info("%s: connected, %d sectors, flag %s", self.name, self.facts.sectors, "on" if self.flag else "off")
+        with contextlib.ExitStack() as made:
+            queues = [made.enter_context(self._queue(ring, pool)) for ring in self._rings]
+            made.pop_all()
+        self._reaper.attach(queues, pool)
+        log.info("%s: connected, %d sectors, %d queue(s), flag %s", self.name, self.facts.sectors, len(queues),
+                 "on" if self.flag else "off")
+
+    def _queue(self, ring: SharedRing, pool: Pool) -> Queue:
+        return Queue(self._domain.open_core(), ring.channel, ring=ring.pages.memory, pool=pool.memory,
+                     pool_refs=pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
+                     max_ios=pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
+                     indirect=ring.segments, max_segments=self.max_segments,
+                     time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
+                     time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
+                     clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
 
     def _refresh(self) -> None:
         backend = self.place.backend
@@ -429,10 +382,10 @@ class Device:
 
     def _reread(self) -> None:
         """A backend of another make may have taken over; without its offer the ring's words mean nothing to it."""
-        if self.flag or self.stamp or self.max_segments:
+        if self.flag or self.stamp or self.max_segments or self.queues > 1:
             adverts = self._offers(self._store)
             if (self.flag and not adverts.notify_flag or self.stamp and adverts.stamp not in (self.stamp, "us")
-                    or self.max_segments > adverts.max_indirect_segments):
+                    or self.max_segments > adverts.max_indirect_segments or self.queues > adverts.max_queues):
                 self._wish = Wish.RENEW
 
     def _offers(self, store: Transaction) -> BackendAdverts:
@@ -442,27 +395,6 @@ class Device:
     def _disconnect(self) -> None:
         self._reaper.detach()
         with contextlib.ExitStack() as both:
-            for owned in (self._ring, self._segments, self._channel):
-                if owned is not None:
-                    both.callback(owned.close)
-            self._ring = self._segments = self._channel = None
-
-
-def check_settings(settings: Settings) -> None:
-    """Raises UsageError for what cannot be meant."""
-    if settings.stamp not in STAMPS:
-        raise UsageError(f"stamp is tick, us or None, not {settings.stamp!r}")
-    if settings.stamp and settings.abi != 64:
-        raise UsageError("requests of the 32-bit ABI have no room for stamps: leave abi or stamp out")
-    if settings.abi not in (32, 64):
-        raise UsageError(f"abi is 64 (x86_64, arm) or 32 (x86_32), not {settings.abi}")
-    if settings.ring_order is not None and not 0 <= settings.ring_order <= 4:
-        raise UsageError(f"ring_order is 0 to 4, not {settings.ring_order}")
-    if settings.indirect is not None and not 0 <= settings.indirect <= MAX_INDIRECT_SEGMENTS:
-        raise UsageError(f"indirect is 0 to {MAX_INDIRECT_SEGMENTS} segments, not {settings.indirect}")
-    if not 1 <= settings.depth <= 4096:
-        raise UsageError(f"depth is 1 to 4096, not {settings.depth}")
-    if not 8 <= settings.pool_pages <= 1 << 16:
-        raise UsageError(f"the pool is 8 to 65536 pages, not {settings.pool_pages}")
-    if settings.spin_ns < 0:
-        raise UsageError(f"spin_ns is 0 or more, not {settings.spin_ns}")
+            for ring in self._rings:
+                both.callback(ring.close)
+            self._rings = []

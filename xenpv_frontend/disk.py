@@ -27,10 +27,12 @@ from xenpv.wire.blkif import SECTOR_SIZE, DiskInfo, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
 
 from .buffers import pages_of
-from .device import Device, Settings, check_settings, find_vbd
+from .device import Device, find_vbd
 from .kernel import Taken, take_from_kernel
 from .queue import SECURE, Sample
 from .reaper import Piece, Reaper
+from .reapers import Reapers
+from .settings import Settings
 from .stats import Counters
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ OPEN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What was agreed for this ring."""
+    """What was agreed for these rings."""
 
     abi: int
+    queues: int
     ring_order: int
     flag: bool
     persistent: bool
@@ -81,7 +84,7 @@ def as_bytes(view: memoryview) -> memoryview:
 class Disk(Closing):
     """A virtual block device of this domain. Make one with open()."""
 
-    def __init__(self, device: Device, reaper: Reaper, taken: Taken | None = None) -> None:
+    def __init__(self, device: Device, reaper: Reaper | Reapers, taken: Taken | None = None) -> None:
         self._device = device
         self._reaper = reaper
         self._taken = taken
@@ -92,13 +95,16 @@ class Disk(Closing):
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
              closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None,
              indirect: int | None = None, ignore: Collection[str] = (), trusted: bool | None = None,
-             profile: bool = False) -> Self:
+             profile: bool = False, queues: int = 1) -> Self:
         """Connect to the backend of `vdev` (``xvda``, or its number).
 
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
         goes, batches and streams included; by default 32 KiB for each of `depth`. `flag`: the notify-suppression flag;
         None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
+        `queues`: up to so many rings, each with room for `depth` requests and all with the one pool; the backend may offer
+        fewer, see `features`. Threads are given one of them in turn, and batches; a long I/O's pieces and a stream's go over
+        all (reapers.py).
         `indirect`: segments (pages) of one request at the most where the backend offers indirect requests: None is 256, and
         with 11 or fewer there are none. `ignore`: keys of the backend that count as not there (``feature-flush-cache``).
         `trusted`: None is what the toolstack says; False: the backend is not, so no memory that it can write is lent to the
@@ -112,13 +118,12 @@ class Disk(Closing):
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
-                            ring_order=ring_order, spin_ns=spin_ns, stamp=stamp, profile=profile, indirect=indirect,
-                            trusted=trusted,
-                            ignore=frozenset(ignore),
+                            ring_order=ring_order, queues=queues, spin_ns=spin_ns, stamp=stamp, profile=profile,
+                            indirect=indirect, trusted=trusted, ignore=frozenset(ignore),
                             closing_patience=closing_patience)
-        check_settings(settings)
+        settings.check()
         place = find_vbd(domain, vdev)
-        reaper = Reaper()
+        reaper = Reaper() if queues == 1 else Reapers()
         with ExitStack() as undo:
             taken = take_from_kernel(domain, place, allowed=take)
             if taken is not None:
@@ -173,14 +178,18 @@ class Disk(Closing):
     @property
     def features(self) -> Features:
         device, adverts = self._device, self._device.adverts
-        return Features(device.settings.abi, device.ring_order, device.flag,
+        return Features(device.settings.abi, device.queues, device.ring_order, device.flag,
                         device.settings.persistent and adverts.persistent, device.max_segments, adverts.flush_cache,
                         adverts.barrier, adverts.discard,
                         adverts.discard_granularity, adverts.discard_alignment, bool(adverts.discard_secure))
 
     def stats(self) -> Counters:
-        """Counters since open()."""
+        """Counters since open(), of all queues together."""
         return self._reaper.counters()
+
+    def queue_stats(self) -> list[Counters]:
+        """Counters since open(), of each queue that there is."""
+        return [reaper.counters() for reaper in self._reaper.each()]
 
     def latency(self) -> DiskLatency | None:
         """How long requests took since open(), by operation and stage; None without `stamp` and `profile`.
@@ -190,8 +199,9 @@ class Disk(Closing):
         return self._reaper.latency()
 
     def samples(self) -> list[Sample]:
-        """The newest stamped requests answered since the last call, at most 1024, oldest first; none without `stamp`.
+        """The newest stamped requests answered since the last call, at most 1024 a queue, oldest first; none without `stamp`.
 
+        With several queues they come one queue after the other.
         In microseconds, it also ties this domain's clock to dom0's anew: call it every few seconds, and from one thread.
         """
         found = self._reaper.samples()
@@ -238,6 +248,7 @@ class Disk(Closing):
     def flush(self) -> None:
         """Make every write that has returned durable: by a flush, or by a barrier where the backend offers that alone.
 
+        That is of the disk, not of a queue: what was answered on any of them is in it, and what is in flight is not.
         A backend without a cache is asked nothing.
         """
         if self._device.adverts.flush_cache:
@@ -299,7 +310,7 @@ class Disk(Closing):
     # What streams and batches use as well.
 
     @property
-    def reaper(self) -> Reaper:
+    def reaper(self) -> Reaper | Reapers:
         return self._reaper
 
     def check_range(self, offset: int, length: int) -> None:

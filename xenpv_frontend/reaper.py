@@ -1,4 +1,4 @@
-"""I/Os in flight on a disk's ring, and who waits for them.
+"""I/Os in flight on one ring of a disk, and who waits for them. A disk with several has one of these for each (reapers.py).
 
 RULES
 - There is no thread here. Of those who wait, one leads: it waits in the core and takes what is done for all; the others
@@ -13,8 +13,9 @@ RULES
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -47,6 +48,8 @@ class Piece:
     """BLKIF_RSP_*, once it is done."""
     cookie: int = 0
     abandoned: bool = False
+    home: Reaper | None = None
+    """In whose books it is, where there are several (Reapers)."""
 
     def put(self, array: IoArray, index: int) -> None:
         """Write it as record `index` of `array`."""
@@ -56,6 +59,11 @@ class Piece:
         array.page[index] = 0 if self.run is None else self.run.first
         array.op[index] = self.op
         array.flags[index] = self.flags
+
+
+def added(now: DiskLatency | None, past: DiskLatency | None) -> DiskLatency | None:
+    """Both together; by another clock or without one, `past` says nothing beside `now`."""
+    return now + past if now is not None and past is not None and now.is_like(past) else now or past
 
 
 class Owner(Protocol):
@@ -73,21 +81,35 @@ class Owner(Protocol):
         """The records of all its I/Os in flight. The reaper's lock is held and nobody leads."""
         ...
 
+    def moved(self, reaper: Reaper) -> None:
+        """It is an owner of `reaper`'s from now on. The lock of both is held and nobody leads."""
+        ...
+
     @property
     def outstanding(self) -> int:
         """I/Os submitted and neither brought nor arrived."""
         ...
 
 
-class Reaper:
-    """The I/Os of one disk. `on_broken` is called when the backend broke the ring's rules, after fail()."""
+class Moved(XenpvError):
+    """This reaper has no queue any more, and what was in its books is in another's: never seen outside of this package."""
 
-    def __init__(self) -> None:
-        self.lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
+
+class Reaper:
+    """The I/Os of one ring. `on_broken` is called when the backend broke the ring's rules, after fail().
+
+    `beside`: another one of the same disk, whose lock and owners' numbers are this one's too; so I/Os can go from one's
+    books into the other's. `on_failed` is called with the error when it fails for the first time, without the lock.
+    """
+
+    def __init__(self, beside: Reaper | None = None) -> None:
+        # Not the Condition, whose __exit__ a signal may keep from releasing it.
+        self.lock: threading.RLock = threading.RLock() if beside is None else beside.lock
         self.changed = threading.Condition(self.lock)
         self.controls = threading.BoundedSemaphore(CONTROL_IOS)
         self.pool: Pool | None = None
         self.on_broken: Callable[[], None] = lambda: None
+        self.on_failed: Callable[[XenpvError], None] = lambda error: None
         self._queue: Queue | None = None
         self._failure: XenpvError | None = None
         self._paused = False
@@ -96,7 +118,7 @@ class Reaper:
         self._cookies = 0
         self._pieces: dict[int, Piece] = {}
         self._owners: dict[int, Owner] = {}
-        self._owners_ever = 0
+        self._numbers: Iterator[int] = itertools.count(1) if beside is None else beside._numbers
         self._done = IoArray(64)
         self._singles: list[IoArray] = []
         self._past = Counters()
@@ -104,9 +126,11 @@ class Reaper:
 
     # The device's side: which queue there is.
 
-    def attach(self, queue: Queue, pool: Pool) -> None:
-        """I/O goes to `queue` from now on, first what its predecessor left unanswered."""
-        with self.lock:
+    def attach(self, queues: Sequence[Queue], pool: Pool) -> None:
+        """I/O goes to the one of `queues` from now on, first what its predecessor left unanswered."""
+        (queue,) = queues
+        with self.lock, contextlib.ExitStack() as undo:
+            undo.callback(queue.close)
             while self.led:  # who leads may have answers of the old queue in its hands
                 self._wait(None)
             self.pool = pool
@@ -118,6 +142,7 @@ class Reaper:
                     piece.put(array, index)
                 array.raw[len(self._pieces) * IO_BYTES:] = left
                 queue.exchange(array, 0, count, NONE)
+            undo.pop_all()
             self._queue = queue
             self._paused = False
             self.changed.notify_all()
@@ -139,7 +164,8 @@ class Reaper:
     def fail(self, error: XenpvError) -> None:
         """No I/O any more: everybody who waits or comes gets `error`'s words. The first error stays."""
         with self.lock:
-            if self._failure is None:
+            first = self._failure is None
+            if first:
                 self._failure = error
             self.changed.notify_all()
             queue = self._queue
@@ -148,6 +174,8 @@ class Reaper:
                 queue.exchange(NONE, 0, 0, NONE)  # whoever waits in the core comes out
             except (ClosedError, RemoteProtocolError):
                 pass  # it is out already
+        if first:
+            self.on_failed(error)
 
     @property
     def failure(self) -> XenpvError | None:
@@ -195,8 +223,7 @@ class Reaper:
 
     def _since(self, queue: Queue) -> DiskLatency | None:
         """Of `queue` and of its predecessors by the same clock."""
-        now, past = queue.latency(), self._past_latency
-        return now + past if now is not None and past is not None and now.is_like(past) else now or past
+        return added(queue.latency(), self._past_latency)
 
     def latency(self) -> DiskLatency | None:
         """How long requests took; None when they are not measured."""
@@ -231,6 +258,36 @@ class Reaper:
             raise DeviceError("the disk was never connected")
         return self.pool
 
+    # What only a disk with several of these needs.
+
+    def one(self) -> Reaper:
+        """The one for an owner to stay with."""
+        return self
+
+    def each(self) -> list[Reaper]:
+        """All of them."""
+        return [self]
+
+    def retire(self, heir: Reaper) -> None:
+        """There is no queue for this one any more: all its books go into `heir`'s, which is beside it.
+
+        Whoever comes, or waits for a queue, gets Moved; a queue that it had was detached before.
+        """
+        with self.lock:
+            while self.led:
+                self._wait(None)
+            for piece in self._pieces.values():
+                heir.book(piece)
+                piece.home = heir
+            for number, owner in self._owners.items():
+                heir._owners[number] = owner
+                owner.moved(heir)
+            heir._past += self._past
+            heir._past_latency = added(heir._past_latency, self._past_latency)
+            self._pieces, self._owners = {}, {}
+            self._failure = Moved("this queue is gone")
+            self.changed.notify_all()
+
     # Single I/Os.
 
     def perform(self, piece: Piece) -> int:
@@ -240,7 +297,8 @@ class Reaper:
             with self.lock:
                 queue = self._usable()
                 array = self._singles.pop() if self._singles else IoArray(1)
-                self._book(piece, array, 0)
+                self.book(piece)
+                piece.put(array, 0)
                 lead, self.led = not self.led, True
             self.turn(queue, array, 1, self._done if lead else NONE, at_least=int(lead))
         finally:
@@ -256,7 +314,8 @@ class Reaper:
         with self.lock:
             queue = self._usable()
             for index, piece in enumerate(pieces):
-                self._book(piece, array, index)
+                self.book(piece)
+                piece.put(array, index)
         self.turn(queue, array, len(pieces), NONE)
 
     def wait(self, piece: Piece) -> int:
@@ -297,9 +356,9 @@ class Reaper:
     def join(self, owner: Owner) -> int:
         """The number for the high half of the owner's cookies."""
         with self.lock:
-            self._owners_ever += 1
-            self._owners[self._owners_ever] = owner
-            return self._owners_ever
+            number = next(self._numbers)
+            self._owners[number] = owner
+            return number
 
     def part(self, number: int) -> None:
         """The pair of join(): it has nothing in flight any more, or its queue is gone."""
@@ -402,14 +461,13 @@ class Reaper:
         for piece in finished:
             self._give(piece)
 
-    def _book(self, piece: Piece, array: IoArray, index: int) -> None:
-        """`lock` is held."""
+    def book(self, piece: Piece) -> None:
+        """It is in flight, or about to be, and has its cookie. `lock` is held."""
         self._cookies = (self._cookies + 1) & 0xffffffff
         while self._cookies in self._pieces:
             self._cookies = (self._cookies + 1) & 0xffffffff
         piece.cookie = self._cookies
         self._pieces[piece.cookie] = piece
-        piece.put(array, index)
 
     def _give(self, piece: Piece) -> None:
         run, piece.run = piece.run, None

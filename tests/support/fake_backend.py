@@ -39,11 +39,14 @@ class FakeBackend(Closes):
         self.raw: dict[str, str] = {}
         self.answer: Answer = lambda request, response: response
         self.requests: list[Request] = []
-        self.withheld: list[Response] = []
+        self.withheld: list[tuple[int, Response]] = []
+        """With their queues."""
+        self.served: list[int] = []
+        """The queue of each of `requests`."""
         self.rings: FrontendRings | None = None
         self.attached = 0
-        self._ring: BackRing | None = None
-        self._channel: FakeChannel | None = None
+        self._ends: list[tuple[BackRing, FakeChannel]] = []
+        """Of each queue."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.error: BaseException | None = None
@@ -90,8 +93,8 @@ class FakeBackend(Closes):
     def release(self) -> None:
         """Answer what was kept back."""
         with self._lock:
-            for response in self.withheld:
-                self._put(response)
+            for queue, response in self.withheld:
+                self._put(queue, response)
             self.withheld.clear()
 
     def _run(self) -> None:
@@ -102,12 +105,12 @@ class FakeBackend(Closes):
             deadline = monotonic() + 3 * PATIENCE
             with self.store.watch(f"{self.place.frontend}/state") as watch:
                 while not self._stop.is_set() and monotonic() < deadline:
-                    fds = [watch.fileno()] + ([self._channel.fileno()] if self._channel else [])
+                    fds = [watch.fileno(), *(channel.fileno() for _, channel in self._ends)]
                     ready, _, _ = select.select(fds, [], [], 0.02)
                     while watch.wait(0):
                         pass
-                    if self._channel is not None:
-                        self._channel.wait(0)
+                    for _, channel in self._ends:
+                        channel.wait(0)
                     self._turn()
         except StoreConnectionError:
             pass  # break_down() is for the frontend's sake
@@ -130,59 +133,63 @@ class FakeBackend(Closes):
             self.set("state", "6")
         elif front is XenbusState.INITIALISING and own is XenbusState.CLOSED:
             self.set("state", "2")
-        if self._ring is not None:
-            with self._lock:
-                self._serve()
+        with self._lock:
+            for queue in range(len(self._ends)):
+                self._serve(queue)
 
     def _attach(self) -> None:
         directory = f"{self.place.frontend}/"
         keys = {path.removeprefix(directory): value for path, value in self.store.nodes.items()
                 if path.startswith(directory)}
-        self.rings = FrontendRings.parse(keys, self.place.frontend)
-        (ring,) = self.rings.queues
-        shared = next(pages for pages in self.domain.grants.shared if ring.refs[0] in pages.refs)
-        assert tuple(shared.refs) == ring.refs
+        self.rings = FrontendRings.parse(keys, self.place.frontend, max_queues=self.adverts.max_queues)
         abi = 32 if self.rings.protocol is Protocol.X86_32 else 64
-        self._ring = BackRing(shared.mapped, abi=abi, flag=self.rings.notify_flag and self.adverts.notify_flag)
-        self._channel = self.domain.events.peer(ring.port)
+        shares = [next(pages for pages in self.domain.grants.shared if ring.refs[0] in pages.refs)
+                  for ring in self.rings.queues]
+        for shared, ring in zip(shares, self.rings.queues, strict=True):
+            assert tuple(shared.refs) == ring.refs
+            end = BackRing(shared.mapped, abi=abi, flag=self.rings.notify_flag and self.adverts.notify_flag)
+            self._ends.append((end, self.domain.events.peer(ring.port)))
         self.attached += 1
         for name, value in {**self.facts.to_keys(), **self.raw}.items():
             self.set(name, value)
         self.set("state", "4")
 
     def _detach(self) -> None:
-        if self._ring is not None and self._channel is not None:
-            self._ring.close()
-            self._channel.close()
-            self._ring = self._channel = None
+        while self._ends:
+            ring, channel = self._ends.pop()
+            ring.close()
+            channel.close()
 
-    def _serve(self) -> None:
-        assert self._ring is not None and self.rings is not None
-        self._ring.run()
+    def _serve(self, queue: int) -> None:
+        assert self.rings is not None
+        ring, _ = self._ends[queue]
+        ring.run()
         while True:
-            entry = self._ring.take()
+            entry = ring.take()
             if entry is None:
-                if self._ring.arm():
-                    self._ring.run()
+                if ring.arm():
+                    ring.run()
                     continue
                 return
             request = unpack_request(self.rings.protocol, entry)
             response: Response | None = Response(request.id, response_operation(request), self._perform(request))
             with self.store.changed:
                 self.requests.append(request)
+                self.served.append(queue)
                 self.store.changed.notify_all()
             kept = response
             response = self.answer(request, kept)
             if response is None:
-                self.withheld.append(kept)
+                self.withheld.append((queue, kept))
             else:
-                self._put(response)
+                self._put(queue, response)
 
-    def _put(self, response: Response) -> None:
-        assert self._ring is not None and self.rings is not None and self._channel is not None
-        self._ring.put(pack_response(self.rings.protocol, response))
-        if self._ring.publish():
-            self._channel.notify()
+    def _put(self, queue: int, response: Response) -> None:
+        assert self.rings is not None
+        ring, channel = self._ends[queue]
+        ring.put(pack_response(self.rings.protocol, response))
+        if ring.publish():
+            channel.notify()
 
     def _perform(self, request: Request) -> int:
         at = request.sector_number * 512

@@ -48,7 +48,7 @@ def check_totals(disk: Disk, requests: int) -> Totals:
         raise UsageError("the disk's requests are not stamped in microseconds")
     above: list[float] = []
     unknown = 0
-    with _Single(disk.reaper) as single:
+    with _Single(disk.reaper.one()) as single:
         single.read(1)
         disk.samples()
         while len(above) + unknown < requests:
@@ -104,6 +104,9 @@ class _Single(Closing):
     def unanswered(self) -> bytes:
         """See Owner."""
         return b""
+
+    def moved(self, reaper: Reaper) -> None:
+        """See Owner."""
 
     @property
     def outstanding(self) -> int:
