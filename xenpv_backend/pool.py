@@ -117,8 +117,8 @@ class ServicePool(Closing):
     def _drop(self, queue: Queue, server: Server) -> None:
         """End a thread that has nothing to serve any more."""
         del self._servers[id(queue)]
-        if len(server):
-            return
+        if len(server) or any(other is server for other in self._servers.values()):
+            return  # another queue of its may be drained, and not removed yet
         if isinstance(server, Service):
             self._services.remove(server)
         server.close()
