@@ -13,8 +13,8 @@
  * queue has a list of its own (its lane), and a thread takes the next request of a queue that has fewer than THREADS in the
  * calls, or, while so many threads in all get on, of one that has none. A thread that others have ended OVERTAKEN requests
  * beside does not get on, and is not counted: storage that hangs or is slow leaves the others a thread each at once, and as
- * many as they had soon. Threads are started when a request may begin and none is idle: 8 a queue at the most, and hardly
- * more than 8 in all where storage answers. */
+ * many as they had soon. Threads are started when a request may begin and none is idle: 8 a queue at the most, and 8 or some
+ * more in all where storage answers. */
 
 #define THREADS 8u
 #define OVERTAKEN 64u
