@@ -1,8 +1,8 @@
 """The I/Os of a disk with several queues: a Reaper for each, and which queue an I/O takes.
 
 RULES
-- A read of up to PIECE_PAGES, a flush and a discard take their thread's queue. Threads are given the queues in turn, at their
-  first such I/O.
+- A read of up to PIECE_PAGES, a flush and a discard take their thread's queue. Threads are given the queues in turn: the
+  first is the opener's, others get theirs at their first such I/O.
 - The pieces of a longer read, of any write and of a stream take the queues in turn. So does each new batch, which stays
   on its queue.
 - I/Os in flight have no order, on one queue or on two. What was answered on any queue is done before what is sent on any

@@ -181,7 +181,7 @@ from xenpv.wire.blkif import Op
 from xenpv_frontend.disk import Disk
 
 def turn():
-    with Disk.open(domain) as disk:
+    with Disk.open(domain, queues=int(sys.argv[2])) as disk:
         disk.read(0, disk.size)
         with disk.batch(8) as batch:
             batch.exchange(Op.READ, array("Q", range(8)))
@@ -197,9 +197,10 @@ with open_domain(sys.argv[1]) as domain:
 """
 
 
-def test_nothing_is_left_behind(world: World, until: Until) -> None:
+@pytest.mark.parametrize("queues", [1, 4])
+def test_nothing_is_left_behind(world: World, until: Until, queues: int) -> None:
     place = world.attach()
-    child = subprocess.Popen([sys.executable, "-c", TURNS, world.guest.uri], stdin=subprocess.PIPE,
+    child = subprocess.Popen([sys.executable, "-c", TURNS, world.guest.uri, str(queues)], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)
 
     def left() -> list[object]:

@@ -82,16 +82,18 @@ def left(world: World) -> dict[str, int]:  # noqa: F811
 
 
 @pytest.mark.parametrize("step", [17, pytest.param(1, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("queues", [1, 3])
 @pytest.mark.parametrize("work", [read_small, read_large, write, flush, chunks, batch])
 def test_an_interrupt_anywhere_leaves_nothing(
-        world: World, work: Callable[[Disk], None], step: int, until: Callable[..., None]) -> None:  # noqa: F811
+        world: World, work: Callable[[Disk], None], queues: int, step: int,  # noqa: F811
+        until: Callable[..., None]) -> None:
     world.attach()
     before = left(world)
     after, struck = 0, True
     while struck:
         interrupt = Interrupt(after)
         try:
-            with Disk.open(world.guest, spin_ns=0) as disk, interrupt:
+            with Disk.open(world.guest, spin_ns=0, queues=queues) as disk, interrupt:
                 work(disk)
         except KeyboardInterrupt as error:
             assert not hasattr(error, "__notes__"), (after, error.__notes__)

@@ -34,8 +34,8 @@ def held(pid: int) -> dict[str, Counter[str]]:
     return {"fds": fds, "maps": maps, "threads": Counter(threads=len(list((process / "task").iterdir())))}
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_the_backend_ends_every_turn_as_it_began(tmp_path: Path, until: Until, persistent: bool) -> None:
+@pytest.mark.parametrize("persistent, queues", [(False, 1), (True, 1), (True, 4)])
+def test_the_backend_ends_every_turn_as_it_began(tmp_path: Path, until: Until, persistent: bool, queues: int) -> None:
     image, run = tmp_path / "disk.img", tmp_path / "run"
     image.write_bytes(bytes(SIZE))
     host.start(run)
@@ -47,7 +47,7 @@ def test_the_backend_ends_every_turn_as_it_began(tmp_path: Path, until: Until, p
                 backend_pid, host_pid = backend.process.pid, int(host.status(run)["pid"])
 
                 def turn() -> None:
-                    with Disk.open(guest, persistent=persistent) as disk:
+                    with Disk.open(guest, persistent=persistent, queues=queues) as disk:
                         disk.write(0, b"x" * 65536)
                         assert len(disk.read(0, SIZE)) == SIZE
 

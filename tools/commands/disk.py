@@ -38,16 +38,18 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
 _TAKE = click.option("--take", is_flag=True, help="Also when the kernel has it: take it away for as long as this runs.")
 _LATENCY = click.option("--latency", type=click.Choice(["auto", "us", "tick"]),
                         help="Show on stderr how long the requests took: their total (auto), or each stage by stamps.")
+_QUEUES = click.option("--queues", type=int, default=1, metavar="N",
+                       help="Rings to use, up to what the backend offers; default: 1.")
 _OFFSET = click.option("--offset", default="0", callback=_size, metavar="BYTES", help="Where it begins on the disk.")
 
 
 @contextmanager
-def _opened(session: Session, device: str, take: bool, latency: str | None) -> Iterator[Disk]:
+def _opened(session: Session, device: str, take: bool, latency: str | None, queues: int) -> Iterator[Disk]:
     """The disk; at the end, what it measured."""
     from xenpv_frontend.disk import Disk
 
     stamp = None if latency == "auto" else latency
-    with session.open_domain() as domain, Disk.open(domain, device, take=take, stamp=stamp,
+    with session.open_domain() as domain, Disk.open(domain, device, take=take, stamp=stamp, queues=queues,
                                                     profile=latency == "auto") as disk:
         yield disk
         found = disk.latency()
@@ -57,13 +59,14 @@ def _opened(session: Session, device: str, take: bool, latency: str | None) -> I
 
 @command.command()
 @click.argument("device", default="xvda")
+@_QUEUES
 @_TAKE
 @verb(json=True, changes=False)
-def info(session: Session, device: str, take: bool) -> None:
+def info(session: Session, device: str, take: bool, queues: int) -> None:
     """What a disk is, and what was agreed. It connects to find out."""
     from xenpv_frontend.disk import Disk
 
-    with session.open_domain() as domain, Disk.open(domain, device, take=take) as disk:
+    with session.open_domain() as domain, Disk.open(domain, device, take=take, queues=queues) as disk:
         found = {"name": disk.name, "size": disk.size, "sector_size": disk.sector_size, "readonly": disk.readonly,
                  "features": dataclasses.asdict(disk.features)}
     shown = {key: value for key, value in found.items() if key != "features"} | dataclasses.asdict(disk.features)
@@ -76,14 +79,15 @@ def info(session: Session, device: str, take: bool) -> None:
 @click.option("--length", callback=_size, metavar="BYTES", help="How much; default: to the end.")
 @click.option("-o", "--output", metavar="FILE", help="Where to, instead of stdout.")
 @_LATENCY
+@_QUEUES
 @_TAKE
 @verb(force="Also to a terminal.", changes=False)
 def read(session: Session, device: str, offset: int, length: int | None, output: str | None, take: bool,
-         latency: str | None) -> None:
+         latency: str | None, queues: int) -> None:
     """The disk's bytes, to stdout."""
     if output is None and sys.stdout.isatty() and not session.force:
         raise UsageError("a disk's bytes would garble the terminal: use -o FILE or a pipe, or -f")
-    with _opened(session, device, take, latency) as disk:
+    with _opened(session, device, take, latency, queues) as disk:
         if output is None:
             with Progress(device, length) as progress:
                 copy_out(disk, sys.stdout.buffer, progress, offset, length)
@@ -98,14 +102,16 @@ def read(session: Session, device: str, offset: int, length: int | None, output:
 @click.argument("file", default="-")
 @_OFFSET
 @_LATENCY
+@_QUEUES
 @_TAKE
 @verb(dry_run=True)
-def write(session: Session, device: str, file: str, offset: int, take: bool, latency: str | None) -> None:
+def write(session: Session, device: str, file: str, offset: int, take: bool, latency: str | None, queues: int) -> None:
     """Write FILE (-: stdin) to the disk, whole sectors, and flush."""
-    _write(session, device, file, offset, take, latency)
+    _write(session, device, file, offset, take, latency, queues)
 
 
-def _write(session: Session, device: str, name: str, offset: int, take: bool, latency: str | None) -> Progress:
+def _write(session: Session, device: str, name: str, offset: int, take: bool, latency: str | None,
+           queues: int) -> Progress:
     try:
         source: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")
     except OSError as error:
@@ -114,7 +120,7 @@ def _write(session: Session, device: str, name: str, offset: int, take: bool, la
         if session.dry_run:
             session.show(None, f"would write {name} to {device} at {offset}")
             return progress
-        with _opened(session, device, take, latency) as disk:
+        with _opened(session, device, take, latency, queues) as disk:
             copy_in(disk, source, name, progress, offset)
     return progress
 
@@ -123,9 +129,10 @@ def _write(session: Session, device: str, name: str, offset: int, take: bool, la
 @click.argument("source")
 @click.argument("target")
 @_LATENCY
+@_QUEUES
 @_TAKE
 @verb(json=True, dry_run=True)
-def cp(session: Session, source: str, target: str, take: bool, latency: str | None) -> None:
+def cp(session: Session, source: str, target: str, take: bool, latency: str | None, queues: int) -> None:
     """Copy a whole disk to an image, or back.
 
     One of SOURCE and TARGET is a device such as xvda, the other a file. A file that is called like a device is written
@@ -135,12 +142,12 @@ def cp(session: Session, source: str, target: str, take: bool, latency: str | No
         raise UsageError("one of SOURCE and TARGET is a device such as xvda, the other one a file (./xvda for one of "
                          "that name)")
     if is_device(target):
-        progress = _write(session, target, source, 0, take, latency)
+        progress = _write(session, target, source, 0, take, latency, queues)
     elif session.dry_run:
         session.show({"source": source, "target": target}, f"would copy {source} to {target}")
         return
     else:
-        with _opened(session, source, take, latency) as disk:
+        with _opened(session, source, take, latency, queues) as disk:
             with Progress(source, disk.size) as progress, new_image(target) as file:
                 copy_out(disk, file, progress)
     if not session.dry_run:
