@@ -59,7 +59,7 @@ BACKEND: dict[str, dict[str, Any]] = {
 }
 FRONTEND: dict[str, dict[str, Any]] = {
     "all": {}, "no indirect": {"indirect": 0}, "few indirect": {"indirect": 13}, "two pages": {"indirect": 600},
-    "no persistent": {"persistent": False}, "no flag": {"flag": False}, "32-bit": {"abi": 32},
+    "no persistent": {"persistent": False}, "no flag": {"flag": False}, "32-bit": {"abi": 32}, "three queues": {"queues": 3},
     "barrier": {"ignore": ["feature-flush-cache"]}, "no discard": {"ignore": ["feature-discard"]},
     "old": {"indirect": 0, "persistent": False, "flag": False, "ring_order": 0, "abi": 32,
             "ignore": ["feature-flush-cache", "feature-discard"]},
@@ -76,6 +76,7 @@ def test_either_end_may_be_a_lesser_one(bare: World, back: str, front: str) -> N
     with serving(bare.dom0, bare.run, **BACKEND[back]):
         with Disk.open(bare.guest, pool_bytes=4 << 20, **FRONTEND[front]) as disk:
             exercise(disk)
+            assert disk.features.queues == min(BACKEND[back].get("max_queues", 4), FRONTEND[front].get("queues", 1))
             offered = BACKEND[back].get("max_indirect_segments", 256)
             wanted = FRONTEND[front].get("indirect", 256)
             assert disk.features.max_segments == min(offered, wanted)

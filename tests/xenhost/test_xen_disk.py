@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,7 +74,24 @@ def test_every_byte_is_right(image: Path, tmp_path: Path, persistent: bool, flag
     assert image.read_bytes() == PATTERN[:1536] + PATTERN[:300 * 512] + PATTERN[1536 + 300 * 512:]
 
 
-def test_nothing_leaks(image: Path, tmp_path: Path, until: Callable[..., None]) -> None:
+@pytest.mark.parametrize("data", ["copy", "map"])
+def test_several_queues(image: Path, tmp_path: Path, data: str) -> None:
+    with backend(tmp_path / "run", data=data) as dom0, attached(dom0, image), open_domain("xen:") as guest:
+        with Disk.open(guest, DEVID, queues=4, timeout=PATIENCE) as disk:
+            assert disk.features.queues == 4 and disk.read(0, SIZE) == PATTERN
+            threads = [threading.Thread(target=disk.write, args=(at, PATTERN[-65536:])) for at in range(0, SIZE, SIZE // 4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            disk.flush()
+            assert min(counters.requests for counters in disk.queue_stats()) > 0 and disk.stats().rescues == 0
+    for at in range(0, SIZE, SIZE // 4):
+        assert image.read_bytes()[at:at + SIZE // 4] == PATTERN[-65536:] + PATTERN[at + 65536:at + SIZE // 4]
+
+
+@pytest.mark.parametrize("queues", [1, 4])
+def test_nothing_leaks(image: Path, tmp_path: Path, queues: int) -> None:
     """Descriptors and mappings of the kernel's devices, counted from outside, are what they were."""
     def held() -> tuple[int, int]:
         fds = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
@@ -83,7 +101,7 @@ def test_nothing_leaks(image: Path, tmp_path: Path, until: Callable[..., None]) 
 
     before = held()
     with backend(tmp_path / "run") as dom0, attached(dom0, image), open_domain("xen:") as guest:
-        with Disk.open(guest, DEVID, timeout=PATIENCE) as disk:
+        with Disk.open(guest, DEVID, timeout=PATIENCE, queues=queues) as disk:
             assert disk.read(0, 4096) == PATTERN[:4096]
             assert held() != before
     assert held() == before

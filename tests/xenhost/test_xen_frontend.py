@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,35 @@ def test_each_feature_with_a_stock_backend(stock: Stock, domain: Domain, options
         assert disk.read(0, SIZE) == PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):]
         assert (disk.stats().indirect > 0) is (segments > 0)
     assert sha(kernel_reads(stock)) == sha(PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):])
+
+
+def test_several_queues(stock: Stock, domain: Domain) -> None:
+    """As many as are offered: blkback offers one for each of dom0's CPUs, QEMU none at all."""
+    offered = int(subprocess.run(["xenstore-read", f"{stock.place.backend}/multi-queue-max-queues"], capture_output=True,
+                                 text=True).stdout or 1)
+    part = len(OTHER) // 4
+    with open_disk(domain, stock.vdev, take=True, queues=3) as disk:
+        queues = min(3, offered)
+        there = run("xenstore-ls", stock.place.frontend)
+        assert disk.features.queues == queues
+        assert ("multi-queue-num-queues" in there) is (queues > 1) and there.count("event-channel") == queues
+        assert sha_of(disk) == sha(PATTERN)
+
+        def write(number: int) -> None:
+            disk.write(4096 + number * part, OTHER[number * part:(number + 1) * part])
+            disk.flush()
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        wanted = PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):]
+        assert disk.read(0, SIZE) == wanted
+        used = [counters.requests for counters in disk.queue_stats()]
+        assert len(used) == queues and min(used) > 0 and disk.stats().rescues == 0
+    assert stock.states() == "4 4"
+    assert sha(kernel_reads(stock)) == sha(wanted)
 
 
 def test_blkback_s_resize_is_followed(image: Path, until: Until, domain: Domain) -> None:

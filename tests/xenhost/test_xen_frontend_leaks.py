@@ -21,7 +21,7 @@ READ_FOR_EVER = """
 import sys
 from xenpv.hypervisors import open_domain
 from xenpv_frontend.disk import Disk
-with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1], timeout=60) as disk:
+with open_domain("xen:") as domain, Disk.open(domain, sys.argv[1], timeout=60, queues=2) as disk:
     disk.read(0, 4096)
     print("reading", flush=True)
     while True:
@@ -48,7 +48,7 @@ def test_opened_again_and_again(freed: Stock, domain: Domain, until: Until) -> N
     """Of gntalloc's 1,024 pages each takes 256: a fifth one fails if the others' stay."""
     before = in_use()
     for round in range(5):
-        with open_disk(domain, freed.vdev) as disk:
+        with open_disk(domain, freed.vdev, queues=1 + round % 3) as disk:
             assert disk.read(round << 20, 1 << 20) == PATTERN[round << 20:(round + 1) << 20]
             assert grants_mapped() > before[0]
     assert freed.states() == "6 6"
