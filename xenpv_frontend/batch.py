@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -26,8 +25,9 @@ from xenpv.wire.blkif import Op
 
 from .buffers import SHARE_PAGES, let_go, pages_of
 from .disk import failed
+from .pieces import NONE, Moved
 from .queue import IO_BYTES, IoArray
-from .reaper import NONE, Moved, Reaper
+from .reaper import Reaper
 
 if TYPE_CHECKING:
     from .disk import Disk
@@ -200,8 +200,10 @@ class Batch(Closing):
                 left = max(0.0, deadline - monotonic())
             if len(self._arrived) >= want or left == 0:
                 return self._collect()
-            with suppress(Moved):
+            try:
                 reaper.follow(lambda: len(self._arrived) >= want, left)
+            except Moved:
+                continue
 
     # What the reaper asks for.
 

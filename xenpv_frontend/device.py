@@ -25,8 +25,9 @@ from xenpv.xenbus import (FAILED, Action, BackendAdverts, DiskFacts, FrontendNod
                           VbdPlace, Wish, XenbusState, next_step, parse_state, vdev_name, vdev_number)
 
 from .buffers import Pool
+from .pieces import CONTROL_IOS
 from .queue import Queue
-from .reaper import CONTROL_IOS, Reaper
+from .reaper import Reaper
 from .reapers import Reapers
 from .rings import SharedRing
 from .settings import Settings

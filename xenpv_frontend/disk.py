@@ -29,8 +29,9 @@ from xenpv.xenbus import CLOSING_PATIENCE
 from .buffers import pages_of
 from .device import Device, find_vbd
 from .kernel import Taken, take_from_kernel
+from .pieces import Piece
 from .queue import SECURE, Sample
-from .reaper import Piece, Reaper
+from .reaper import Reaper
 from .reapers import Reapers
 from .settings import Settings
 from .stats import Counters
@@ -365,7 +366,14 @@ class Disk(Closing):
         pool = self._reaper.the_pool()
         pages = min(PIECE_PAGES, pages_of(length))
         try:
-            run = pool.take_waiting(pages) if wait else pool.take(pages)
+            run = pool.take(pages)
+            while run is None and wait:
+                left = self._reaper.abandoned()
+                if left is None:
+                    run = pool.take_waiting(pages)
+                else:  # nobody else takes its answer, and with it gives its pages back
+                    self._reaper.wait(left)
+                    run = pool.take(pages)
         except ClosedError:
             self._reaper.check()  # why it was closed
             raise

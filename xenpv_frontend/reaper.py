@@ -16,83 +16,20 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol
 
 from xenpv.errors import ClosedError, DeviceError, LocalProtocolError, RemoteProtocolError, XenpvError
 from xenpv.latency import DiskLatency
 
 from .buffers import Pool, Run
+from .pieces import CONTROL_IOS, NONE, Moved, Owner, Piece
 from .queue import IO_BYTES, IoArray, Queue, Sample
 from .stats import Counters
-
-NONE = IoArray(0)
-"""Submits nothing; leaves what is done in the queue."""
-
-CONTROL_IOS = 64
-"""Flushes and discards in flight at once, at the most; those with data are bounded by the pool's pages."""
-
-
-@dataclass(slots=True, eq=False)
-class Piece:
-    """One I/O of the core's: `op` (BLKIF_OP_*), `sector` of 512 bytes, `length` in bytes, through `run`."""
-
-    op: int
-    sector: int
-    length: int
-    run: Run | None = None
-    flags: int = 0
-    """XENPV_SECURE, of a discard."""
-    status: int | None = None
-    """BLKIF_RSP_*, once it is done."""
-    cookie: int = 0
-    abandoned: bool = False
-    home: Reaper | None = None
-    """In whose books it is, where there are several (Reapers)."""
-
-    def put(self, array: IoArray, index: int) -> None:
-        """Write it as record `index` of `array`."""
-        array.cookie[index] = self.cookie
-        array.sector[index] = self.sector
-        array.bytes[index] = self.length
-        array.page[index] = 0 if self.run is None else self.run.first
-        array.op[index] = self.op
-        array.flags[index] = self.flags
 
 
 def added(now: DiskLatency | None, past: DiskLatency | None) -> DiskLatency | None:
     """Both together; by another clock or without one, `past` says nothing beside `now`."""
     return now + past if now is not None and past is not None and now.is_like(past) else now or past
-
-
-class Owner(Protocol):
-    """Keeps its I/Os itself: their cookies have its number in the high half."""
-
-    def submitting(self, records: bytes) -> None:
-        """These records are submitted now. The reaper's lock is held."""
-        ...
-
-    def arrived(self, record: bytes) -> None:
-        """An I/O of this owner was taken by another one: its record, IO_BYTES long. The reaper's lock is held."""
-        ...
-
-    def unanswered(self) -> bytes:
-        """The records of all its I/Os in flight. The reaper's lock is held and nobody leads."""
-        ...
-
-    def moved(self, reaper: Reaper) -> None:
-        """It is an owner of `reaper`'s from now on. The lock of both is held and nobody leads."""
-        ...
-
-    @property
-    def outstanding(self) -> int:
-        """I/Os submitted and neither brought nor arrived."""
-        ...
-
-
-class Moved(XenpvError):
-    """This reaper has no queue any more, and what was in its books is in another's: never seen outside of this package."""
 
 
 class Reaper:
@@ -345,6 +282,11 @@ class Reaper:
                 piece.abandoned = True
                 return
         self._give(piece)
+
+    def abandoned(self) -> Piece | None:
+        """One in flight whose waiter has gone, if there is one."""
+        with self.lock:
+            return next((piece for piece in self._pieces.values() if piece.abandoned), None)
 
     def give(self, run: Run) -> None:
         """Give a run back on which nothing is in flight; also when the disk has failed."""

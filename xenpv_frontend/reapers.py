@@ -22,8 +22,9 @@ from xenpv.errors import XenpvError
 from xenpv.latency import DiskLatency
 
 from .buffers import Pool, Run
+from .pieces import CONTROL_IOS, Moved, Piece
 from .queue import Queue, Sample
-from .reaper import CONTROL_IOS, Moved, Piece, Reaper, added
+from .reaper import Reaper, added
 from .stats import Counters
 
 
@@ -177,6 +178,10 @@ class Reapers:
         """Its waiter goes: the run is given back now if it is done, else when it is."""
         with self.lock:  # so that it does not move meanwhile
             (piece.home or self._reapers[0]).leave(piece)
+
+    def abandoned(self) -> Piece | None:
+        """One in flight on any queue whose waiter has gone, if there is one."""
+        return next((piece for reaper in self._reapers if (piece := reaper.abandoned()) is not None), None)
 
     def give(self, run: Run) -> None:
         """Give a run back on which nothing is in flight; also when the disk has failed."""

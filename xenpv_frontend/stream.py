@@ -12,7 +12,7 @@ from xenpv.wire.blkif import SECTOR_SIZE, Op
 
 from .buffers import SHARE_PAGES, Run, still_in_use, pages_of
 from .disk import Disk, as_bytes, failed
-from .reaper import Piece
+from .pieces import Piece
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -15,6 +15,7 @@ from xenpv.errors import ClosedError, DeviceError, RemoteProtocolError, UsageErr
 from xenpv.wire.blkif import Op, Request, Response
 from xenpv.xenbus import BackendAdverts, XenbusState
 from xenpv_frontend.disk import Disk
+from xenpv_frontend.pieces import Piece
 from xenpv_frontend.reapers import Reapers
 
 Open = Callable[..., Disk]
@@ -188,6 +189,26 @@ def test_threads_batches_and_streams_at_once(many: FakeBackend, open_disk: Open)
         thread.join(60)
     assert not wrong and disk.reaper.failure is None and disk.reaper.the_pool().free == disk.reaper.the_pool().pages
     assert set(many.served) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+def test_pages_of_ios_whose_waiters_went_away_come_back(many: FakeBackend, open_disk: Open, queues: int) -> None:
+    """All of the pool is theirs, on queues that nobody waits in, when the next one needs a page."""
+    disk = open_disk(queues=queues, pool_bytes=8 * 4096)
+    many.answer = lambda request, response: None
+    pool = disk.reaper.the_pool()
+    pieces = [Piece(Op.READ, 8 * number, 4096, pool.take_waiting(1)) for number in range(8)]
+    disk.reaper.submit(pieces)
+    for piece in pieces:
+        disk.reaper.leave(piece)
+    many.wait_requests(8)
+    many.answer = lambda request, response: response
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(disk.read(512, 512)), daemon=True)
+    reader.start()
+    many.release()
+    reader.join(20)
+    assert read == [many.data[512:1024]]
 
 
 # How the queues end.
