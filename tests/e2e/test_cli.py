@@ -277,7 +277,8 @@ def test_a_disk_there_and_back(xenpv: Command, image: Path, until: Until) -> Non
     xenpv("backend", "run", "--daemon")
     (xenpv.cwd / "new").write_bytes(b"new!" * 65536)
     (xenpv.cwd / "other.img").write_bytes(b"other..." * 128)
-    words = {"writer": ["cp", str(xenpv.cwd / "new"), "xvda"], "reader": ["cp", "xvda", str(xenpv.cwd / "copy")]}
+    words = {"writer": ["cp", str(xenpv.cwd / "new"), "xvda"],
+             "reader": ["cp", "--queues", "3", "xvda", str(xenpv.cwd / "copy")]}
     images = {"writer": f"{image},raw,xvda,w", "reader": f"{xenpv.cwd / 'other.img'},raw,xvda,r"}
     for name in words:
         program = [*xenpv.argv, "disk", *words[name]]
