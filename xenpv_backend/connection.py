@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from xenpv import stats
@@ -137,6 +138,8 @@ class Connection:
         made.callback(queue.close)
         self._pool.add(queue, agreement.storage)
         made.callback(self._pool.remove, queue)
+        if self._lease is not None:
+            self._lease.add(partial(self._pool.soon, queue), queue.set_time_page)
         self._queues.append(queue)
         self._pages.append(counters.memory)
 

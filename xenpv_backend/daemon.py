@@ -100,7 +100,7 @@ class Backend(Closing):
             made.callback(self._loop.close)
             self._directory = made.enter_context(BackendDirectory(rundir))
             made.callback(self._clean)
-            self._clock = made.enter_context(Clock(domain))
+            self._clock = made.enter_context(Clock(domain, self._loop, self.soon))
             self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.storage_engine))
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock)
             self._loop.add(self._wake, self._woken)

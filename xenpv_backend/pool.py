@@ -6,12 +6,14 @@ queue whose storage is in Python has its own thread always.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
 from xenpv.closing import Closing
+from xenpv.errors import ClosedError
 
 from .python_server import PythonServer
 from .queue import Queue, Service
@@ -26,6 +28,7 @@ class Server(Protocol):
     def add(self, queue: Queue) -> None: ...
     def remove(self, queue: Queue) -> None: ...
     def call(self, function: Callable[[], None]) -> None: ...
+    def soon(self, function: Callable[[], None]) -> None: ...
     def close(self) -> None: ...
     def __len__(self) -> int: ...
 
@@ -126,6 +129,12 @@ class ServicePool(Closing):
     def call(self, queue: Queue, function: Callable[[], None]) -> None:
         """Run `function` in the thread that serves `queue`, between two turns."""
         self._servers[id(queue)].call(function)
+
+    def soon(self, queue: Queue, function: Callable[[], None]) -> None:
+        """The same without waiting for it; not at all for a queue that is served no more, or about to be."""
+        if id(queue) not in self._drains:
+            with contextlib.suppress(ClosedError):
+                self._servers[id(queue)].soon(function)
 
     def engine_of(self, queue: Queue) -> str:
         """What does the queue's I/O that waits for a device: ``io_uring``, ``threads`` or ``python``."""

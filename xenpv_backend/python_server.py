@@ -67,13 +67,20 @@ class PythonServer:
 
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` in the thread, between two batches."""
+        self._post(function).wait()
+
+    def soon(self, function: Callable[[], None]) -> None:
+        """The same without waiting for it."""
+        self._post(function)
+
+    def _post(self, function: Callable[[], None]) -> threading.Event:
         done = threading.Event()
         with self._lock:
             if self._ending or self._thread is None:
                 raise ClosedError("the queue is served no more")
             self._calls.append((function, done))
         os.eventfd_write(self._wake, 1)
-        done.wait()
+        return done
 
     def close(self) -> None:
         """End the thread."""

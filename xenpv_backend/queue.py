@@ -22,6 +22,8 @@ from xenpv.domain import CoreHandle, EventChannel
 from xenpv.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StorageError
 from xenpv.ring import DEFAULT_SPIN_NS
 
+from .log import LOGGER
+
 ENGINES = {"auto": 0, "io_uring": 1, "threads": 2}
 """How storage that waits for a device is read and written."""
 
@@ -76,7 +78,8 @@ class QueueConfig:
     stamp: str | None = None
     """The unit of the requests' stamps, ``tick`` or ``us``; None without them."""
     time_page: int = 0
-    """The address of dom0's time page, which outlives the queue; 0: there is none, and ticks are not to be had."""
+    """The address of dom0's time page, which outlives the queue or set_time_page(); 0: there is none, and no ticks are to be
+    had."""
     clock: str | None = None
     """What requests without stamps are measured by, ``tick`` (this kernel's) or ``us``."""
     adopt: bool = False
@@ -175,6 +178,13 @@ class Queue(Closing):
         """The disk now has `sectors` sectors of 512 bytes; requests are checked against that from the next one on."""
         lib.xenpv_back_resize(self._open(), sectors)
 
+    def set_time_page(self, address: int) -> None:
+        """Stamps in ticks come from the page at `address` from now on, 0 for none. The one before is read no more.
+
+        For the queue's own thread: see Service.soon.
+        """
+        lib.xenpv_back_set_time_page(self._open(), ffi.cast("void *", address))
+
     def next(self, limit: int = 32, timeout: float | None = None, wake_fd: int = -1) -> list[Request]:
         """Up to `limit` requests; waits up to `timeout` seconds (None: for ever) for the first.
 
@@ -207,6 +217,11 @@ class Queue(Closing):
             array = ffi.new("struct xenpv_request[]", [{"token": r.token, "status": r.status} for r in part])
             if lib.xenpv_back_complete(back, array, len(part)):
                 raise LocalProtocolError("a request was completed twice, or was never given out")
+
+
+def _complain(future: Future[None]) -> None:
+    if error := future.exception():
+        LOGGER.error("a queue could not be changed: %s", error)
 
 
 class Service(Closing):
@@ -258,14 +273,21 @@ class Service(Closing):
         """Run `function` in the thread, between two turns: how a queue that is served is touched (resize, for one)."""
         self._ask(function)
 
+    def soon(self, function: Callable[[], None]) -> None:
+        """The same without waiting for it, which storage that hangs may hold up for ever."""
+        self._post(function).add_done_callback(_complain)
+
     def _ask(self, function: Callable[[], None]) -> None:
+        self._post(function).result()
+
+    def _post(self, function: Callable[[], None]) -> Future[None]:
         future: Future[None] = Future()
         with self._lock:
             if self._ending or self._service is None:
                 raise ClosedError("the service has ended")
             self._asked.append((function, future))
         lib.xenpv_service_stop(self._service)
-        future.result()
+        return future
 
     def _add(self, queue: Queue) -> None:
         error = lib.xenpv_service_add(self._service, queue._open())

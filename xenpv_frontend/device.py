@@ -17,9 +17,10 @@ import threading
 from collections.abc import Collection
 from time import monotonic
 
-from xenpv.domain import Domain, Store, Transaction
-from xenpv.errors import AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, XenpvError
-from xenpv.timepage import Reader, open_reader, own_clock_is_cheap
+from xenpv.domain import Domain, Store, Transaction, Watch
+from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, HypervisorError, NoEntryError, RemoteProtocolError,
+                          TimeAbsentError, TimePageError, XenpvError)
+from xenpv.timepage import CurrentPage, Reader, find_page, open_reader, own_clock_is_cheap, place_of
 from xenpv.wire.blkif import indirect_pages, ring_entries
 from xenpv.xenbus import (FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings, Role, Situation, Step,
                           VbdPlace, Wish, XenbusState, next_step, parse_state, vdev_name, vdev_number)
@@ -80,6 +81,14 @@ def find_vbd(domain: Domain, vdev: str | int) -> VbdPlace:
     return FrontendNode.parse(Directory(domain.store, path), path).place(domain.domid, number)
 
 
+def _taken(watch: Watch) -> bool:
+    """Every event of it; whether there was one."""
+    fired = False
+    while watch.wait(0) is not None:
+        fired = True
+    return fired
+
+
 class Device:
     """One vbd. open() starts its keeper, close() ends it; `reaper` is told of its queues and of its end."""
 
@@ -97,6 +106,7 @@ class Device:
         self.stamp = settings.stamp
         self.time: Reader | None = None
         """dom0's time, for stamps."""
+        self._page: CurrentPage | None = None  # what queues that stamp in ticks read
         self.queues = 0
         """Rings that were agreed on."""
         self.ring_order = 0
@@ -146,11 +156,10 @@ class Device:
             if self._wake >= 0:
                 os.close(self._wake)
                 self._wake = -1
-        with contextlib.ExitStack() as both:
-            if self.time is not None:
-                both.callback(self.time.close)
-            if self._pool is not None:
-                both.callback(self._pool.close)
+        with contextlib.ExitStack() as all_:
+            for owned in (self.time, self._page, self._pool):
+                if owned is not None:
+                    all_.callback(owned.close)
 
     def leave(self) -> None:
         """Ask the keeper to close. From any thread; does not wait."""
@@ -180,8 +189,10 @@ class Device:
 
     def _live(self) -> None:
         with contextlib.ExitStack() as stack:
-            watches = [stack.enter_context(self._store.watch(f"{path}/state"))
-                       for path in (self.place.frontend, self.place.backend)]
+            paths = [f"{path}/state" for path in (self.place.frontend, self.place.backend)]
+            if self.stamp == "tick":
+                paths.append(place_of(self._domain.domid))
+            watches = [stack.enter_context(self._store.watch(path)) for path in paths]
             poll = select.poll()
             for fd in (self._wake, *(watch.fileno() for watch in watches)):
                 poll.register(fd, select.POLLIN)
@@ -189,9 +200,9 @@ class Device:
                 poll.poll(self._patience_left())
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
-                for watch in watches:
-                    while watch.wait(0) is not None:
-                        pass
+                fired = [_taken(watch) for watch in watches]
+                if any(fired[2:]):
+                    self._renew_page()
 
     def _patience_left(self) -> float | None:
         """Milliseconds until a Closing is overdue, or None."""
@@ -337,12 +348,31 @@ class Device:
             return
         if self.stamp == "us" and not own_clock_is_cheap():
             raise DeviceError(f"{self.name}: this domain's CLOCK_MONOTONIC costs more than a microsecond: stamp in ticks")
-        if self.time is not None:
-            self.time.close()
-            self.time = None
+        for owned in (self.time, self._page):
+            if owned is not None:
+                owned.close()
+        self.time = self._page = None
         self.time = open_reader(self._domain)
+        if self.stamp == "tick":
+            self._page = CurrentPage(lambda: find_page(self._domain))
+            self._page.renew()
         if self.stamp == "us" and not self.time.one_clock and self.time.settle(fine=True).ns is None:
             raise DeviceError(f"{self.name}: this domain's clock does not agree with dom0's time page: stamp in ticks")
+
+    def _renew_page(self) -> None:
+        """The store tells something of dom0's time page: a publisher that started again has another one."""
+        if self._page is None:
+            return
+        try:
+            if not self._page.renew():
+                return
+        except TimeAbsentError:
+            return  # until there is a publisher again, which is another event
+        except (TimePageError, HypervisorError) as error:
+            log.warning("%s: requests cannot be stamped for now: %s", self.name, error)
+            return
+        self._reaper.set_time_page(self._page.address)
+        self._page.release()
 
     def _connect(self) -> None:
         pool = self._pool
@@ -366,7 +396,7 @@ class Device:
                      pool_refs=pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
                      max_ios=pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
                      indirect=ring.segments, max_segments=self.max_segments,
-                     time_page=self.time.view.address if self.time and self.time.view and self.stamp == "tick" else 0,
+                     time_page=self._page.address if self._page is not None else 0,
                      time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
                      clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
 

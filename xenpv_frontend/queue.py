@@ -91,7 +91,7 @@ class Queue(Closing):
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
         stay held until close(). `indirect`: pages for the segments of requests that have up to `max_segments`. `handle` is the
         virtual device's number. `stamp`: the unit of the requests' stamps, ``tick`` by the page at the address `time_page`,
-        which outlives the queue, or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`: what requests are
+        which outlives the queue or set_time_page(), or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`: what requests are
         measured by without stamps, ``tick`` (this kernel's) or ``us``; None: they are not. Raises LocalProtocolError.
         """
         parts = [pool] if isinstance(pool, memoryview) else list(pool)
@@ -213,6 +213,14 @@ class Queue(Closing):
         def put() -> None:
             if self._front is not None:
                 lib.xenpv_front_set_ahead(self._front, time_ahead_ns)
+
+        self._go_in(put)
+
+    def set_time_page(self, address: int) -> None:
+        """Stamps in ticks come from the page at `address` from now on. The one before is read no more after this."""
+        def put() -> None:
+            if self._front is not None:
+                lib.xenpv_front_set_time_page(self._front, ffi.cast("void *", address))
 
         self._go_in(put)
 

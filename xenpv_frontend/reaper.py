@@ -188,6 +188,13 @@ class Reaper:
         if queue is not None:
             queue.set_ahead(time_ahead_ns)
 
+    def set_time_page(self, address: int) -> None:
+        """Stamps come from another page of dom0's."""
+        with self.lock:
+            queue = self._queue
+        if queue is not None:
+            queue.set_time_page(address)
+
     def the_pool(self) -> Pool:
         """The pool, which a disk that was opened has. Raises the failure."""
         self.check()

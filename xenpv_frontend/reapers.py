@@ -134,6 +134,11 @@ class Reapers:
         for reaper in self._reapers:
             reaper.set_ahead(time_ahead_ns)
 
+    def set_time_page(self, address: int) -> None:
+        """Stamps come from another page of dom0's: every queue reads it when this returns."""
+        for reaper in self._reapers:
+            reaper.set_time_page(address)
+
     # I/Os.
 
     def the_pool(self) -> Pool:

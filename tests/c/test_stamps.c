@@ -282,6 +282,24 @@ TEST(without_a_clock_there_are_no_stages_and_the_data_moves)
     queue_close(&queue);
 }
 
+TEST(another_page_makes_what_was_under_way_unknown)
+{
+    static _Alignas(8) uint8_t other[XENPV_PAGE_SIZE];
+
+    begin(XENPV_STAMP_TICK, XENPV_STAMP_TICK);
+    memcpy(other, page, sizeof page); /* nothing in its values tells them apart */
+    submit();
+    struct xenpv_request request = queue_fetch(&queue);
+    xenpv_back_set_time_page(queue.back, other);
+    xenpv_front_set_time_page(queue.front, other);
+    queue_answer(&queue, request);
+    CHECK_EQ(reap().known, 0);
+    CHECK_EQ(queue.stats.stages_unknown, 1);
+    CHECK_EQ(xenpv_front_stats(queue.front)->stages_unknown, 1);
+    CHECK_EQ(round_trip(0, 0, 0).known, 1);
+    queue_close(&queue);
+}
+
 TEST(the_newest_samples_are_kept)
 {
     static struct xenpv_sample samples[XENPV_SAMPLES];

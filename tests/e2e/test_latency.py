@@ -127,7 +127,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     with Clock() as clock:
         monkeypatch.setattr("xenpv_frontend.device.open_reader", lambda *args, **more: clock)
-        monkeypatch.setattr("xenpv_backend.clock.find_page", lambda domain: clock.scene.locate())
+        for room in ("xenpv_frontend.device", "xenpv_backend.clock"):
+            monkeypatch.setattr(f"{room}.find_page", lambda domain: clock.scene.locate())
         yield clock
 
 

@@ -16,6 +16,7 @@ from xenpv.domain import Domain
 from xenpv.errors import DeviceError, TimeAbsentError, UsageError
 from xenpv.timepage import Publisher, Reader, open_reader
 from xenpv.timepage.subscription import subscribers
+from xenpv_backend.daemon import Backend
 from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.memory import MemoryStorage
 from xenpv_frontend.disk import Disk
@@ -180,3 +181,45 @@ def test_nobody_ticks_for_a_disk_without_ticks(bare: World, stamp: str | None) -
     bare.attach()
     with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us", profile="tick"), Disk.open(bare.guest, stamp=stamp):
         assert subscribers(bare.dom0.store, 0) == []
+
+
+def both_know(disk: Disk, backend: Backend) -> bool:
+    """One more request, and whether each end knows its times."""
+    def counted() -> tuple[int, int]:
+        device, = backend._list({})["devices"]
+        return disk.stats().stages, sum(counters["stamps"] for counters in device["counters"])
+
+    before = counted()
+    assert disk.read(0, 4096) == PATTERN[:4096]
+    return all(later > earlier for earlier, later in zip(before, counted(), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["", "log:"], ids=["in the core", "in Python"])
+def test_both_ends_follow_a_publisher_that_starts_again(bare: World, kind: str, until: Callable[..., None]) -> None:
+    """The connection stays as it is, whoever serves the queue."""
+    bare.attach(f"{kind}{bare.image}")
+    with serving(bare.dom0, bare.run, stamp="tick") as backend, ExitStack() as publishers:
+        publishers.enter_context(publishing(bare.dom0))
+        with Disk.open(bare.guest, stamp="tick") as disk:
+            for _ in range(3):
+                assert both_know(disk, backend)
+                publishers.close()
+                assert not both_know(disk, backend)
+                publishers.enter_context(publishing(bare.dom0))
+                until(lambda: both_know(disk, backend), "both ends stamp by the new page")
+            until(lambda: len(backend._clock.mapped) == 1, "the backend has unmapped the pages before")
+            assert disk.stats().stages_wrong == 0
+
+
+def test_a_backend_that_found_no_publisher_stamps_once_there_is_one(bare: World, until: Callable[..., None]) -> None:
+    bare.attach()
+    with ExitStack() as publishers, ExitStack() as backends:
+        backends.enter_context(serving(bare.dom0, bare.run, stamp="tick"))
+        publishers.enter_context(publishing(bare.dom0))
+        with Disk.open(bare.guest, stamp="tick") as disk:
+            publishers.close()
+            backends.close()
+            backend = backends.enter_context(serving(bare.dom0, bare.run, stamp="tick"))
+            assert not both_know(disk, backend)
+            publishers.enter_context(publishing(bare.dom0))
+            until(lambda: both_know(disk, backend), "a page that came after the connection")

@@ -209,7 +209,7 @@ struct xenpv_back_config {
     struct xenpv_back_stats *stats;
     void *journal;              /* xenpv_journal_bytes(entries) */
     uint32_t stamp;             /* XENPV_STAMP_*: what was negotiated; only with abi 64 */
-    const void *time_page;      /* for XENPV_STAMP_TICK: it outlives the queue; NULL: every stamp says "no time" */
+    const void *time_page;      /* for XENPV_STAMP_TICK: it outlives the queue, or see set_time_page; NULL: no time */
     void *latency;              /* zero, or a predecessor's: xenpv_latency_bytes(XENPV_LATENCY_BACK); NULL: not measured */
     uint32_t clock;             /* XENPV_STAMP_*: what is measured by without `stamp`; ticks are the coarse clock's then */
 };
@@ -224,6 +224,9 @@ struct xenpv_back *xenpv_back_open(struct xenpv_hypervisor *hv, const struct xen
 void xenpv_back_close(struct xenpv_back *back);
 /* The disk changed size: what is checked from the next request on. */
 void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors);
+/* Of a queue stamped in ticks, between two turns and in its thread: another page from now on, or NULL. The one before is read
+ * no more. Of what is under way no times are known. */
+void xenpv_back_set_time_page(struct xenpv_back *back, const void *page);
 /* 1: the frontend broke the ring's rules, and nothing more is served. */
 int xenpv_back_halted(const struct xenpv_back *back);
 
@@ -310,7 +313,7 @@ struct xenpv_front_config {
     uint32_t max_ios;           /* I/Os accepted at once at the most */
     uint32_t spin_ns;
     uint32_t stamp;             /* XENPV_STAMP_*; only with abi 64 */
-    const void *time_page;      /* for XENPV_STAMP_TICK; it outlives the queue */
+    const void *time_page;      /* for XENPV_STAMP_TICK, as a backend's */
     int64_t time_ahead_ns;      /* for XENPV_STAMP_US: what our CLOCK_MONOTONIC says more than dom0's */
     uint32_t latency;           /* 1: requests are measured; without stamps their total alone, by `clock` */
     uint32_t clock;             /* as a backend's */
@@ -348,6 +351,8 @@ uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out
 const struct xenpv_latency *xenpv_front_latency(const struct xenpv_front *front);
 /* Our clock was tied to dom0's anew. */
 void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns);
+/* As a backend's, between two exchanges. */
+void xenpv_front_set_time_page(struct xenpv_front *front, const void *page);
 
 /* ---- timepage.c: dom0's tick in a page that another domain maps (docs/time-page.md is the ABI) ---- */
 

@@ -149,6 +149,12 @@ void xenpv_back_resize(struct xenpv_back *back, uint64_t sectors)
     __atomic_store_n(&back->config.sectors, sectors, __ATOMIC_RELAXED); /* see range_is_bad */
 }
 
+void xenpv_back_set_time_page(struct xenpv_back *back, const void *page)
+{
+    if (back->config.stamp == XENPV_STAMP_TICK)
+        xenpv_latency_set_page(back->latency, &back->stamper, page);
+}
+
 int xenpv_back_halted(const struct xenpv_back *back)
 {
     return back->halted;

@@ -51,6 +51,13 @@ uint64_t xenpv_latency_clock(struct xenpv_stamper *stamper, uint32_t unit)
     return page && page->tick_nsec ? page->tick_nsec : (uint64_t)tick.tv_nsec; /* a page's does not change in its life */
 }
 
+void xenpv_latency_set_page(struct xenpv_latency *area, struct xenpv_stamper *stamper, const void *page)
+{
+    xenpv_stamp_set_page(stamper, page);
+    if (area)
+        xenpv_latency_attach(area, area->end, stamper->unit, xenpv_latency_clock(stamper, stamper->unit));
+}
+
 void xenpv_histogram_record(struct xenpv_histogram *histogram, int64_t value)
 {
     xenpv_histogram_add(histogram, value);

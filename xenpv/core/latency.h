@@ -28,6 +28,8 @@ static inline struct xenpv_histogram *xenpv_latency_stages(struct xenpv_latency 
 
 /* Without stamps the stamper becomes the clock `unit`. A step in nanoseconds, or 0: there is no such clock. */
 uint64_t xenpv_latency_clock(struct xenpv_stamper *stamper, uint32_t unit);
+/* The stamps come from another page: `area` (NULL: not measured) begins anew if that counts by another tick. */
+void xenpv_latency_set_page(struct xenpv_latency *area, struct xenpv_stamper *stamper, const void *page);
 
 static inline void xenpv_histogram_add(struct xenpv_histogram *histogram, int64_t value)
 {

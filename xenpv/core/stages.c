@@ -125,3 +125,9 @@ void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns)
 {
     front->stamper.ahead_ns = time_ahead_ns;
 }
+
+void xenpv_front_set_time_page(struct xenpv_front *front, const void *page)
+{
+    if (front->config.stamp == XENPV_STAMP_TICK)
+        xenpv_latency_set_page(front->latency, &front->stamper, page);
+}

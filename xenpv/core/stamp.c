@@ -26,10 +26,19 @@ struct xenpv_stamp xenpv_stamp_look(struct xenpv_stamper *stamper)
         return (struct xenpv_stamp){ 0, 0 };
     if (stamper->page && xenpv_time_look(stamper->page, &tick, &disruptions) != 0)
         return (struct xenpv_stamp){ 0, 0 };
-    stamper->epoch = (uint32_t)disruptions;
+    if (disruptions != stamper->disruptions) {
+        stamper->disruptions = disruptions;
+        stamper->epoch++;
+    }
     if (stamper->unit == XENPV_STAMP_US)
         tick = (stamper->counts ? counted_ns(stamper) : clock_ns(CLOCK_MONOTONIC) - (uint64_t)stamper->ahead_ns) / 1000;
     else if (!stamper->page)
         tick = clock_ns(CLOCK_MONOTONIC_COARSE) / stamper->own_tick_ns;
     return xenpv_stamp_of(tick, stamper->epoch);
+}
+
+void xenpv_stamp_set_page(struct xenpv_stamper *stamper, const void *page)
+{
+    stamper->page = page;
+    stamper->epoch++; /* whatever the new page says of disruptions, its ticks may be other ones */
 }

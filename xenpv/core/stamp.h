@@ -27,7 +27,8 @@ struct xenpv_stamper {
     int64_t ahead_ns;   /* our CLOCK_MONOTONIC before dom0's */
     uint64_t own_tick_ns; /* of CLOCK_MONOTONIC_COARSE */
     struct xenpv_counted clock;
-    uint32_t epoch;     /* of its last look */
+    uint64_t disruptions; /* what the page said at the last look */
+    uint32_t epoch;     /* of the last look: another one after a disruption, and by another page */
 };
 
 struct xenpv_stamp {
@@ -35,8 +36,9 @@ struct xenpv_stamp {
     uint32_t epoch; /* of two stamps with another one nothing is known */
 };
 
-/* stamp.c: looks at the page and the clock. */
+/* stamp.c. look: at the page and the clock. set_page: another page, or none, from the next look on. */
 struct xenpv_stamp xenpv_stamp_look(struct xenpv_stamper *stamper);
+void xenpv_stamp_set_page(struct xenpv_stamper *stamper, const void *page);
 
 static inline struct xenpv_stamp xenpv_stamp_of(uint64_t value, uint32_t epoch)
 {

@@ -51,6 +51,11 @@ class CurrentPage(Closing):
         """Where it is; 0 before there was one."""
         return self._pages[-1].address if self._pages else 0
 
+    @property
+    def mapped(self) -> list[int]:
+        """The addresses of all pages, oldest first."""
+        return [view.address for view in self._pages]
+
     def renew(self) -> bool:
         """Look the page up anew: whether another one is in force now.
 
@@ -68,11 +73,10 @@ class CurrentPage(Closing):
 
     def release(self, read: Collection[int] = ()) -> None:
         """Unmap every page that is neither in force nor `read`: addresses."""
-        *old, now = self._pages
-        self._pages = [view for view in old if view.address in read] + [now]
-        for view in old:
-            if view not in self._pages:
-                view.close()
+        unread = [view for view in self._pages[:-1] if view.address not in read]
+        self._pages = [view for view in self._pages if view not in unread]
+        for view in unread:
+            view.close()
 
     def close(self) -> None:
         """Unmap them all: nobody reads them any more."""
