@@ -1,17 +1,11 @@
-/* The same claim as test_journal's, at every instruction: a process is stepped by ptrace through a life of one queue, and after
- * each instruction that changed the ring page or the journal a successor starts from what it left there.
- *
- * Without a sanitizer only: the order of the stores is the compiler's, so the plain build is the one to look at. */
-#include <signal.h>
-#include <stdio.h>
+/* The same claim as test_journal's, at every instruction: a process is stepped through a life of one queue, and after each
+ * instruction that changed the ring page or the journal a successor starts from what it left there. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "queue.h"
+#include "stepped.h"
 
 #if !TEST_SANITIZED
 
@@ -21,8 +15,9 @@
 static const struct queue_options options = { .start = START };
 
 /* Requests put and answered out of order, one of them held for the whole life. */
-static void live(struct queue *queue)
+static void live(void *with)
 {
+    struct queue *queue = with;
     struct xenpv_slot *slots[64];
     struct raw_response response;
     struct test_random r = { 11 };
@@ -67,7 +62,7 @@ static uint32_t count_answers(const struct queue *queue, uint32_t from, uint8_t 
 }
 
 /* A successor on copies of what the stepped process left; `queue` is used again and again. */
-static void succeed(struct queue *queue, const struct queue *left, uint32_t looked, const uint8_t *answered)
+static void succeed(struct queue *queue, const struct queue *left, uint32_t from, const uint8_t *already)
 {
     struct xenpv_slot *slots[64];
     uint8_t times[REQUESTS];
@@ -76,14 +71,14 @@ static void succeed(struct queue *queue, const struct queue *left, uint32_t look
 
     memcpy(queue->domain.memory, left->domain.memory, XENPV_PAGE_SIZE);
     memcpy(queue->journal, left->journal, xenpv_journal_bytes(left->entries));
-    memcpy(times, answered, sizeof times);
+    memcpy(times, already, sizeof times);
     asked = index_of(queue, XENPV_REQ_PROD) - START;
     queue_back(queue, -1, 64, 1);
     while ((taken = xenpv_back_take(queue->back, slots, 64, &count)) > 0) {
         for (uint32_t i = 0; i < count; i++)
             xenpv_back_answer(queue->back, slots[i], XENPV_RSP_OKAY);
         xenpv_back_publish(queue->back);
-        looked = count_answers(queue, looked, times);
+        from = count_answers(queue, from, times);
     }
     CHECK_EQ(taken, 0);
     for (uint32_t i = 0; i < REQUESTS; i++)
@@ -92,57 +87,42 @@ static void succeed(struct queue *queue, const struct queue *left, uint32_t look
     queue->back = NULL;
 }
 
+static struct queue stepped, next;
+static uint8_t answered[REQUESTS];
+static uint32_t looked = START, changes;
+
+static void succeed_when_changed(void *with)
+{
+    static uint8_t page[XENPV_PAGE_SIZE], journal[8192];
+    uint64_t bytes = xenpv_journal_bytes(stepped.entries);
+
+    (void)with;
+    CHECK(bytes <= sizeof journal);
+    if (memcmp(page, stepped.domain.memory, sizeof page) == 0 && memcmp(journal, stepped.journal, bytes) == 0)
+        return;
+    memcpy(page, stepped.domain.memory, sizeof page);
+    memcpy(journal, stepped.journal, bytes);
+    looked = count_answers(&stepped, looked, answered);
+    succeed(&next, &stepped, looked, answered);
+    changes++;
+}
+
 TEST(killed_at_every_instruction_each_is_answered_once)
 {
-    static struct queue stepped, next;
-    static uint8_t page[XENPV_PAGE_SIZE], journal[8192];
-    uint8_t answered[REQUESTS] = { 0 };
-    uint32_t looked = START, changes = 0;
     uint64_t bytes;
-    int status;
 
     queue_open(&stepped, &options);
     queue_open(&next, &options);
     bytes = xenpv_journal_bytes(stepped.entries);
-    CHECK(bytes <= sizeof journal);
     free(stepped.journal);
-    stepped.journal = mmap(NULL, sizeof journal, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    stepped.journal = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(stepped.journal != MAP_FAILED);
     queue_raw(&stepped);
     queue_back(&stepped, -1, 64, 0);
-
-    fflush(stdout);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
-            _exit(77);
-        raise(SIGSTOP);
-        live(&stepped);
-        _exit(0);
-    }
-    CHECK_EQ(waitpid(child, &status, 0), child);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-        printf("    not run: ptrace is not allowed here\n");
-        exit(0);
-    }
-    while (WIFSTOPPED(status)) {
-        /* The test's own signals apart, what stops it is the step. */
-        CHECK(WSTOPSIG(status) == SIGTRAP || WSTOPSIG(status) == SIGSTOP);
-        if (memcmp(page, stepped.domain.memory, sizeof page) != 0 || memcmp(journal, stepped.journal, bytes) != 0) {
-            memcpy(page, stepped.domain.memory, sizeof page);
-            memcpy(journal, stepped.journal, bytes);
-            looked = count_answers(&stepped, looked, answered);
-            succeed(&next, &stepped, looked, answered);
-            changes++;
-        }
-        CHECK_EQ(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL), 0);
-        CHECK_EQ(waitpid(child, &status, 0), child);
-    }
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    step_through(live, succeed_when_changed, &stepped);
     CHECK(changes > 10 * REQUESTS);
     queue_close(&next);
-    munmap(stepped.journal, sizeof journal);
+    munmap(stepped.journal, bytes);
     stepped.journal = NULL;
     queue_close(&stepped);
 }
