@@ -91,8 +91,9 @@ class Queue(Closing):
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
         stay held until close(). `indirect`: pages for the segments of requests that have up to `max_segments`. `handle` is the
         virtual device's number. `stamp`: the unit of the requests' stamps, ``tick`` by the page at the address `time_page`,
-        which outlives the queue or set_time_page(), or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`: what requests are
-        measured by without stamps, ``tick`` (this kernel's) or ``us``; None: they are not. Raises LocalProtocolError.
+        which outlives the queue or set_time_page(), or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`:
+        what requests are measured by without stamps, ``tick`` (this kernel's) or ``us``; None: they are not. Raises
+        LocalProtocolError.
         """
         parts = [pool] if isinstance(pool, memoryview) else list(pool)
         if sum(part.nbytes for part in parts) != len(pool_refs) * PAGE_SIZE:
