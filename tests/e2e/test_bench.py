@@ -16,6 +16,7 @@ import pytest
 from xenpv_tools.bench.cases import CASES
 from xenpv_tools.scratch import directory_prefix
 
+from xenpv.hypervisors.emulated import host
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_back
 
@@ -110,10 +111,18 @@ def test_a_case_of_ones_own_and_its_picture(tmp_path: Path, bench: Callable[...,
 @pytest.mark.parametrize("arguments", [
     ("--rw", "read", "--case", "randread-4k-qd1"), ("--rw", "read", "--block", "5000"),
     ("--plot", "x.svg", "--vbds", "4"), ("--plot", "x.png"),
-    ("--vbds", "8", "--size", "4M"), ("--vbds", "4", "--system", "raw")])
+    ("--vbds", "8", "--size", "4M"), ("--vbds", "4", "--system", "raw"), ("--disk", "xvda"), ("--agent", "--disk", "xvda"),
+    ("--guest", "guest", "--disk", "xvda", "--vbds", "4")])
 def test_what_does_not_go_together_is_one_line(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_backends_are_compared_on_a_real_xen_alone(tmp_path: Path) -> None:
+    with host.running(tmp_path / "run"):
+        done = subprocess.run(command("--guest", "guest", "--disk", "xvda"), capture_output=True, text=True, timeout=60,
+                              check=False, env={**os.environ, "XENPV_HYPERVISOR": f"emulated:{tmp_path / 'run'}"})
+    assert done.returncode == 2 and "real Xen" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_notifications_are_counted_in_both_modes(bench: Callable[..., dict[str, Any]]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..svg import Drawing
 
-_COLOURS = {"xenpv": "#1b6ca8", "raw": "#8a8a8a", "nbdkit": "#c77c2c", "qemu-storage-daemon": "#5b8c3a"}
+_COLOURS = {"xenpv": "#1b6ca8", "raw": "#8a8a8a", "nbdkit": "#c77c2c", "qemu-storage-daemon": "#5b8c3a", "blkback": "#c77c2c",
+            "qdisk": "#5b8c3a"}
 _OTHER = "#444444"
 _LEFT, _BAR, _RIGHT = 190, 420, 250
 """Widths of the systems' names, of the longest bar, and of the figures beside it."""
