@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
-from xenpv.errors import DeviceError
+from xenpv.domain import Domain
+from xenpv.errors import DeviceError, NoEntryError
 from xenpv.latency import DiskLatency, read_disk
+from xenpv.timepage import find_page, trouble
 
 from .. import toolstack
 from ..latency_text import clock_text, latency_text
@@ -34,6 +36,7 @@ def command(session: Session, domain: str, device: str | None, seconds: float | 
         if device is not None:
             place = toolstack.find_vbd(dom0.store, domid, device)
             vbds = [vbd for vbd in vbds if vbd.place == place]
+        doubt = _doubt(dom0, vbds)
     if not vbds:
         raise DeviceError(f"domain {domain} has no disks: `xenpv block-attach` gives it one")
     found = _read(session, vbds)
@@ -41,10 +44,27 @@ def command(session: Session, domain: str, device: str | None, seconds: float | 
         names = ", ".join(vbd.name for vbd in vbds)
         raise DeviceError(f"{names} of domain {domain} {'is' if len(vbds) == 1 else 'are'} not measured: start the backend "
                           "with --profile auto, or with --stamp for guests that stamp their requests")
+    if doubt:
+        session.say(doubt)
     if seconds is not None:
         select([], [], [], seconds)
         found = [_since(now, before) for now, before in zip(_read(session, vbds), found, strict=True)]
     _show(session, domid, list(zip(vbds, found, strict=True)))
+
+
+def _doubt(domain: Domain, vbds: list[Vbd]) -> str:
+    """What makes times by dom0's tick doubtful now, in a line; empty without any."""
+    ticks = [vbd.name for vbd in vbds if _stamp(domain, vbd) == b"tick"]
+    why = trouble(lambda: find_page(domain)) if ticks else ""
+    return why and f"{', '.join(ticks)}: no times can be taken now: {why}"
+
+
+def _stamp(domain: Domain, vbd: Vbd) -> bytes:
+    """The unit in which the guest says that it stamps its requests."""
+    try:
+        return domain.store.read(f"{vbd.place.frontend}/xenpv-stamp")
+    except NoEntryError:
+        return b""
 
 
 def _read(session: Session, vbds: list[Vbd]) -> list[DiskLatency | None]:

@@ -43,6 +43,7 @@ def command(session: Session, domain: str | None, device: str | None, interval: 
     QD                   requests under way on average, from submit (without stamps, fetch) to response
     ntf/s saved/s        notifications sent to the frontend, and not needed
     clock, zero          the clock's resolution; how many requests took less than a step of it
+    lost                 requests that lack a time: `xenpv latency` and `xenpv time doctor` say why
     """
     batch = batch or session.json
     if count is not None and not batch:

@@ -82,6 +82,15 @@ class Interval:
         shares = (self.latency.stage(stage).zero_share for stage in ("total", "service"))
         return next((share for share in shares if share is not None), None)
 
+    @property
+    def lost_share(self) -> float | None:
+        """Of the requests, how many lack a time that they should have: there was none to be had, it was disrupted, or what
+        the guest said of it cannot be.
+        """
+        if self.latency is None or not self.latency.count:
+            return None
+        return sum(each.unknown + each.refused for each in self.latency.operations.values()) / self.latency.count
+
     def to_json(self) -> dict[str, Any]:
         """Rates a second, quantiles as [low, high] in nanoseconds; null where there is none."""
         times: dict[str, Any] = {}
@@ -93,7 +102,7 @@ class Interval:
             "others_per_second": self.rate(*OTHERS), "read_bytes_per_second": self.rate("bytes_read"),
             "written_bytes_per_second": self.rate("bytes_written"), **times,
             "resolution_ns": self.latency.resolution_ns if self.latency else None,
-            "zero_share": self.zero_share, "depth": self.depth, "in_flight": self.in_flight,
+            "zero_share": self.zero_share, "lost_share": self.lost_share, "depth": self.depth, "in_flight": self.in_flight,
             "notifications_per_second": self.rate("notifications"),
             "notifications_saved_per_second": self.rate("notifications_saved"),
             "errors_per_second": self.rate("errors", "refused")}

@@ -54,6 +54,10 @@ def _zero(interval: Interval) -> str:
     return share_text(interval.zero_share).replace(" ", "")
 
 
+def _lost(interval: Interval) -> str:
+    return share_text(interval.lost_share).replace(" ", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """`value` is what is sorted by, greatest first but for the identity; `rank` says which goes first when space is short."""
@@ -96,6 +100,7 @@ COLUMNS: Final = (
     _rate("saved", "saved/s", 3, "notifications_saved"),
     Column("resolution", "clock", 3, _resolution),
     Column("zero", "zero", 4, _zero),
+    Column("lost", "lost", 1, _lost, lambda interval: interval.lost_share),
 )
 SORT_KEYS: Final = tuple(column.key for column in COLUMNS if column.value)
 _LEFT: Final = frozenset({"vdev", "name"})

@@ -113,6 +113,7 @@ class Scene:
                 self.tick -= JUMP_TICKS
             case Fault.WRAP:
                 self.tick = (1 << 32) - WRAP_TICKS
+                self.memory[ALIVE] = 0
                 self.restart()
             case Fault.KILL:
                 self.memory[ALIVE] = 0

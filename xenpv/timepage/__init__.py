@@ -6,7 +6,7 @@ is made of.
 
 from .clock import OwnClock
 from .current import CurrentPage
-from .health import Finding, Level, Observation, against_kernel, judge, observe
+from .health import Finding, Level, Observation, against_kernel, judge, observe, trouble
 from .kernel import Kernel
 from .page import own_clock_is_cheap
 from .publisher import Publisher
@@ -14,4 +14,5 @@ from .reader import Epoch, Reader, Reading
 from .subscription import find_page, open_reader, place_of, subscribe
 
 __all__ = ["CurrentPage", "Epoch", "Finding", "Kernel", "Level", "Observation", "OwnClock", "Publisher", "Reader", "Reading",
-           "against_kernel", "find_page", "judge", "observe", "open_reader", "own_clock_is_cheap", "place_of", "subscribe"]
+           "against_kernel", "find_page", "judge", "observe", "open_reader", "own_clock_is_cheap", "place_of", "subscribe",
+           "trouble"]

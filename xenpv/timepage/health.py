@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from xenpv.errors import TimeMalformedError, TimePageError, TimeStaleError, TimeTornError
+from xenpv.errors import (HypervisorError, TimeDisruptedError, TimeMalformedError, TimePageError, TimeStaleError,
+                          TimeTornError)
 from xenpv.wire.timepage import HISTORY, Kind
 
 from .clock import OwnClock
 from .kernel import Kernel
 from .page import PageView, Snapshot
-from .reader import PAUSE
+from .reader import PAUSE, Reader
 
-__all__ = ["Finding", "Level", "Observation", "against_kernel", "judge", "observe"]
+__all__ = ["Finding", "Level", "Observation", "against_kernel", "judge", "observe", "trouble"]
 
 
 class Level(StrEnum):
@@ -90,6 +91,24 @@ def judge(seen: Sequence[Observation]) -> list[Finding]:
             findings += name(copies)
     order = list(Level)[::-1]
     return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def trouble(locate: Callable[[], PageView], *, clock: Callable[[], int] = time.monotonic_ns,
+            sleep: Callable[[float], None] = time.sleep) -> str:
+    """Why the page does not tick now, in a line; empty once it is seen to, a tick later.
+
+    Raises StoreError.
+    """
+    with Reader(locate, clock=clock, sleep=sleep) as reader:
+        try:
+            first = reader.read().tick
+            while reader.read().tick == first:
+                sleep(PAUSE)
+        except TimeDisruptedError:
+            pass  # that is over, and known to those whom it concerns
+        except (TimePageError, HypervisorError) as error:
+            return str(error)
+    return ""
 
 
 def against_kernel(view: PageView, kernel: Kernel, looks: int = 25) -> Finding | None:

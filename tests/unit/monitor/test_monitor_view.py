@@ -56,15 +56,32 @@ def test_the_table() -> None:
     made = view(row(reads=12_000, latency=latency_of(85, 85, 0, service=10), in_flight=32))
     head, line = made.table()
     assert head.split() == ["ID", "VDEV", "r/s", "w/s", "o/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99",
-                            "QD", "ntf/s", "saved/s", "clock", "zero"]
+                            "QD", "ntf/s", "saved/s", "clock", "zero", "lost"]
     assert line.split() == [
         "1", "xvda", "12k", "0", "0", "46.9Mi", "0", "9..11us", "9..11us", "85us", "85us", "0", "1.0", "0",
-        "1us", "33.3%"]
+        "1us", "33.3%", "0%"]
 
 
 def test_a_coarse_clock_shows_intervals_and_its_resolution() -> None:
     line = view(row(latency=latency_of(0, 0, 0, 1, unit="tick", resolution_ns=4_000_000))).table()[1]
     assert "<4ms" in line and "<8ms" in line and "75%" in line
+
+
+def test_times_that_are_lost_are_told_where_there_are_none() -> None:
+    latency = latency_of()
+    latency.operations["write"].unknown = 2
+    latency.operations["read"].refused = 1
+    made = view(row(reads=3, latency=latency))
+    assert made.table()[1].split()[7:11] == ["-"] * 4 and made.table()[1].split()[-1] == "100%"
+    assert made.to_json(0.0)["vbds"][0]["lost_share"] == 1.0
+    assert made.table(60)[0].split()[-1] == "lost"
+
+
+def test_a_request_without_a_stamp_has_lost_nothing() -> None:
+    latency = latency_of(service=5)
+    latency.operations["read"].absent = 5
+    assert row(reads=5, latency=latency).lost_share == 0
+    assert row(reads=5).lost_share is None and row(latency=latency_of()).lost_share is None
 
 
 @pytest.mark.parametrize("state", ["new", "no backend", "not a statistics page of this version"])

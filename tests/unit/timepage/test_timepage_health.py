@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xenpv.testing.timepage import Fault, Scene
-from xenpv.timepage import Finding, judge, observe
+from xenpv.timepage import Finding, judge, observe, trouble
 from xenpv.timepage.health import Level
 from xenpv.wire.timepage import Kind
 
@@ -129,3 +129,28 @@ def test_a_pause_is_named() -> None:
 
 def test_no_time_at_all_is_one_look() -> None:
     assert len(observe(Scene().locate, 0.0)) == 1
+
+
+@pytest.mark.parametrize(("fault", "words"), [
+    (Fault.TEAR, "died in the middle of a write"), (Fault.FREEZE, "stands still"), (Fault.KILL, "nobody publishes"),
+    (None, ""), (Fault.FORWARD, ""), (Fault.BACK, ""), (Fault.WRAP, ""), (Fault.MIGRATE, "")])
+def test_why_a_page_does_not_tick_now(fault: Fault | None, words: str) -> None:
+    """What happened before is no trouble any more once the page ticks."""
+    scene = Scene()
+    if fault is not None:
+        scene.do(fault)
+    told = trouble(scene.locate, clock=scene.clock, sleep=scene.advance)
+    assert words in told and bool(words) == bool(told)
+
+
+def test_a_page_that_ticks_costs_a_tick() -> None:
+    scene = Scene()
+    begun = scene.now_ns
+    trouble(scene.locate, clock=scene.clock, sleep=scene.advance)
+    assert scene.now_ns - begun <= 2 * Scene.tick_nsec
+
+
+def test_a_page_whose_publisher_pauses_is_told() -> None:
+    scene = Scene()
+    scene.writer.pause(True)
+    assert "pauses" in trouble(scene.locate, clock=scene.clock, sleep=scene.advance)
