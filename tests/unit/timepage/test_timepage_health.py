@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xenpv.testing.timepage import Fault, Scene
-from xenpv.timepage import Finding, judge, observe, trouble
+from xenpv.timepage import Finding, Kernel, against_kernel, judge, observe, trouble
 from xenpv.timepage.health import Level
 from xenpv.wire.timepage import Kind
 
@@ -154,3 +154,37 @@ def test_a_page_whose_publisher_pauses_is_told() -> None:
     scene = Scene()
     scene.writer.pause(True)
     assert "pauses" in trouble(scene.locate, clock=scene.clock, sleep=scene.advance)
+
+
+class Counts(Kernel):
+    """Its jiffies are those of a scene, and `ahead`; of every third look alone with `rarely`."""
+
+    def __init__(self, scene: Scene, ahead: int = 0, *, readable: bool = True, rarely: bool = False) -> None:
+        self.scene, self.ahead, self.readable, self.rarely = scene, ahead, readable, rarely
+        self.looks = 0
+
+    def jiffies(self) -> int | None:
+        self.looks += 1
+        off = self.ahead if not self.rarely or self.looks % 3 == 0 else 0
+        return self.scene.tick + off if self.readable else None
+
+
+@pytest.mark.parametrize(("ahead", "rarely", "level"), [
+    (0, False, Level.GOOD), (1, False, Level.GOOD), (-1, False, Level.GOOD), (2, False, Level.BAD), (-1000, False, Level.BAD),
+    (2, True, Level.BAD)])
+def test_the_page_beside_the_kernels_jiffies(ahead: int, rarely: bool, level: Level) -> None:
+    """Nine of ten looks are to be within a tick."""
+    scene = Scene()
+    with scene.locate() as view:
+        found = against_kernel(view, Counts(scene, ahead, rarely=rarely))
+    assert found is not None and (found.name, found.level) == ("jiffies", level)
+    assert f"the furthest {-ahead:+d}" in found.text
+
+
+@pytest.mark.parametrize(("readable", "fault"), [(False, None), (True, Fault.TEAR)])
+def test_what_cannot_be_compared_is_no_finding(readable: bool, fault: Fault | None) -> None:
+    scene = Scene()
+    with scene.locate() as view:
+        if fault is not None:
+            scene.do(fault)
+        assert against_kernel(view, Counts(scene, readable=readable)) is None
