@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.xenhost.test_xen_guest_disk import attached
 from tests.xenhost.test_xen_timepage import publishing
 from xenpv.domain import Domain
 from xenpv.timepage import open_reader
+from xenpv.timepage.subscription import subscribers
 
 ALONE, TOGETHER = 100, 400
 
@@ -26,14 +28,30 @@ sleep 600
 """
 
 
+class Publisher:
+    """`xenpv time publish`, that can be killed and started again."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.start()
+
+    def start(self) -> None:
+        self._process = self._stack.enter_context(publishing())
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(30)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """It offers stamps, and measures who has none; a page ticks for it before it asks."""
-    with pytest.MonkeyPatch.context() as patch, publishing():
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Publisher]:
+    """A page that ticks, and a backend that offers stamps and measures who has none."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        publisher = Publisher(stack)
         patch.setenv("XENPV_RUNDIR", str(tmp_path_factory.mktemp("run")))
         run("xenpv", "backend", "run", "--daemon", "--stamp", "tick", "--profile", "auto")
         try:
-            yield
+            yield publisher
         finally:
             run("xenpv", "backend", "stop")
 
@@ -75,6 +93,27 @@ def test_all_stages_show_with_our_frontend_in_a_guest(agent: Guest, line: Line, 
     assert read["count"] == front["requests"] and read["stages"]["total"]["count"] == ours["stamps"]
     assert read["stages"]["service"]["total"] == sum(
         read["stages"][name]["total"] for name in ("waited", "stored", "answered"))
+
+
+def test_both_ends_follow_a_publisher_that_was_killed_and_started_again(
+        agent: Guest, line: Line, domain: Domain, publisher: Publisher, until: Callable[..., None], tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(2 << 20))
+
+    with attached(agent, image), RemoteDisk(line, "xvdb", flag=True, spin=False, stamp="tick") as disk:
+        def both_know() -> bool:
+            before = disk.counters()["stages"], served(agent)["counters"][0]["stamps"]
+            disk.read_alone(1)
+            after = disk.counters()["stages"], served(agent)["counters"][0]["stamps"]
+            return all(later > earlier for earlier, later in zip(before, after, strict=True))
+
+        assert len(subscribers(domain.store, 0)) == 1
+        until(both_know, "stamps by the first page")
+        publisher.kill()
+        assert not both_know()
+        publisher.start()
+        until(both_know, "stamps by the second page", 30)
+    until(lambda: not subscribers(domain.store, 0), "the disk has gone, and the backend's subscription with it")
 
 
 def test_a_stock_guest_that_knows_nothing_of_stamps(guest: Callable[..., Guest], tmp_path: Path) -> None:
