@@ -18,7 +18,8 @@ for round in 0 1 2; do
         fio --output-format=json --output=/tmp/out.json /tmp/job.fio </dev/null || exit 2
         python3 - <<'END' || exit 3
 import json
-for job in json.load(open("/tmp/out.json"))["jobs"]:
+text = open("/tmp/out.json").read()
+for job in json.loads(text[text.index("{"):])["jobs"]:  # fio's notes may stand before it
     assert not job["error"], job["error"]
     side = max(job["read"], job["write"], key=lambda side: side["total_ios"])
     case, disk = job["jobname"].rsplit("-", 1)

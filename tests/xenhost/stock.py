@@ -74,6 +74,11 @@ class Stock:
         """Take it from the kernel, by hand."""
         Path("/sys/bus/xen/drivers/vbd/unbind").write_text(f"vbd-{self.place.devid}")
 
+    def flushes(self) -> int | None:
+        """Flushes and barriers that blkback has begun since it was connected; None: of another backend."""
+        path = Path(f"/sys/bus/xen-backend/devices/vbd-{self.place.frontend_domid}-{self.place.devid}/statistics/f_req")
+        return int(path.read_text()) if self.kind == "blkback" else None
+
     def states(self) -> str:
         """Of the frontend and of the backend."""
         return " ".join(run("xenstore-read", f"{path}/state").strip() for path in (self.place.frontend, self.place.backend))

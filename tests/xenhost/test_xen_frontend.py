@@ -149,22 +149,6 @@ def test_a_removable_disk(removable: Path, until: Until, domain: Domain) -> None
             assert disk.read(0, len(OTHER)) == OTHER
 
 
-def test_a_barrier_in_place_of_a_flush(stock: Stock, domain: Domain) -> None:
-    """blkback counts both as one; QEMU offers none, and is asked nothing."""
-    def flushes() -> int:
-        name = f"vbd-{stock.place.frontend_domid}-{stock.place.devid}"
-        return int(Path(f"/sys/bus/xen-backend/devices/{name}/statistics/f_req").read_text())
-
-    with open_disk(domain, stock.vdev, take=True, ignore=["feature-flush-cache"]) as disk:
-        assert not disk.features.flush and disk.features.barrier is (stock.kind == "blkback")
-        disk.write(4096, OTHER)
-        before = flushes() if disk.features.barrier else None
-        disk.flush()
-        assert before is None or flushes() == before + 1
-        assert disk.read(4096, len(OTHER)) == OTHER
-    assert sha(kernel_reads(stock)) == sha(PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):])
-
-
 def test_sectors_of_4_kib(image: Path, until: Until, domain: Domain) -> None:
     with attached("blkback", image, until, vdev="xvdd", sector=4096) as stock:
         with open_disk(domain, stock.vdev, take=True) as disk:
@@ -200,7 +184,10 @@ def test_each_feature_with_a_stock_backend(stock: Stock, domain: Domain, options
         assert disk.features.max_segments == segments
         assert sha_of(disk) == sha(PATTERN)
         disk.write(4096, OTHER)
+        assert disk.features.barrier is (stock.kind == "blkback")  # and flush() sends one where flushes are ignored
+        before = stock.flushes()
         disk.flush()
+        assert before is None or stock.flushes() == before + 1
         assert disk.read(0, SIZE) == PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):]
         assert (disk.stats().indirect > 0) is (segments > 0)
     assert sha(kernel_reads(stock)) == sha(PATTERN[:4096] + OTHER + PATTERN[4096 + len(OTHER):])
