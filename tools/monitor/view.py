@@ -88,18 +88,18 @@ COLUMNS: Final = (
     Column("vdev", "VDEV", 0, lambda interval: interval.vdev),
     _rate("reads", "r/s", 0, "requests.read"),
     _rate("writes", "w/s", 0, "requests.write"),
-    _rate("others", "o/s", 4, *OTHERS),
+    _rate("others", "o/s", 6, *OTHERS),
     _rate("read-bytes", "rB/s", 1, "bytes_read", text=bytes_text),
     _rate("written-bytes", "wB/s", 1, "bytes_written", text=bytes_text),
     _time("service", "p50", 0.5, 2),
-    _time("service", "p99", 0.99, 2),
-    _time("total", "p50", 0.5, 1),
+    _time("service", "p99", 0.99, 1),
+    _time("total", "p50", 0.5, 2),
     _time("total", "p99", 0.99, 0),
     Column("depth", "QD", 0, lambda interval: rate_text(interval.depth), lambda interval: interval.depth),
-    _rate("notifications", "ntf/s", 2, "notifications"),
-    _rate("saved", "saved/s", 3, "notifications_saved"),
-    Column("resolution", "clock", 3, _resolution),
-    Column("zero", "zero", 4, _zero),
+    _rate("notifications", "ntf/s", 4, "notifications"),
+    _rate("saved", "saved/s", 1, "notifications_saved"),
+    Column("resolution", "clock", 5, _resolution),
+    Column("zero", "zero", 5, _zero),
     Column("lost", "lost", 1, _lost, lambda interval: interval.lost_share),
 )
 SORT_KEYS: Final = tuple(column.key for column in COLUMNS if column.value)
@@ -186,7 +186,10 @@ class View:
 
     def table(self, width: int | None = None, rows: Sequence[Interval] | None = None) -> list[str]:
         """Header and rows, as wide as they need; columns are left out until they fit into `width`."""
-        rows = self.sorted_rows() if rows is None else rows
+        return self._fitted(width, self.sorted_rows() if rows is None else rows)[0]
+
+    def _fitted(self, width: int | None, rows: Sequence[Interval]) -> tuple[list[str], list[Column]]:
+        """The table, and the columns that are in it."""
         columns = self._columns()
         texts = {column.key: [column.header, *(column.text(row) for row in rows)] for column in columns}
         widths = {key: max(len(text) for text in cells) for key, cells in texts.items()}
@@ -206,16 +209,27 @@ class View:
         for line, row in enumerate(rows, 1):
             if row.state and not row.counts:
                 shown[line] = (" " * gap).join([*lines[line][:first], row.state])
-        return [line[:width] for line in shown]
+        return [line[:width] for line in shown], columns
+
+    def clocks(self) -> str:
+        """What the times of all rows may be believed, in a line: for a table without room for the columns that say it."""
+        steps = sorted({row.latency.resolution_ns for row in self._rows if row.latency})
+        zeros = [row.zero_share for row in self._rows if row.zero_share is not None]
+        if not steps:
+            return "no times: the backend does not measure them (`xenpv backend run --profile auto`)"
+        clock = " and ".join(time_text(step) for step in steps)
+        return f"clock {clock}; requests shorter than a step of it: {share_text(max(zeros, default=None))} at most"
 
     def frame(self, columns: int, lines: int) -> list[str]:
         """What fills a terminal of that size: no line is as long as it is wide, and there are no more than it has."""
         width = max(columns - 1, 1)
-        foot = [_HELP[:width]] if self._help else []
         rows = self.sorted_rows()
+        table, shown = self._fitted(width, rows)
+        foot = [_HELP[:width]] if self._help else []
+        if rows and lines > 3 and not {"resolution", "zero"} <= {column.key for column in shown}:
+            foot.insert(0, self.clocks()[:width])
         self._page = max(lines - 2 - len(foot), 1)
         self._offset = min(max(self._offset, 0), max(len(rows) - self._page, 0))
-        table = self.table(width, rows)
         body = table[1 + self._offset:][:self._page]
         if not rows:
             body = ["no vbd is served here yet"[:width]]

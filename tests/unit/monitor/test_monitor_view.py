@@ -102,6 +102,19 @@ def test_columns_go_until_the_rest_fits(width: int) -> None:
         assert {"ID", "VDEV", "r/s", "w/s", "tot-p99", "QD"} <= set(made.table(width)[0].split())
 
 
+def test_eighty_columns_have_what_matters_and_a_line_says_what_the_times_may_be_believed() -> None:
+    made = view(row(reads=43_700, latency=latency_of(0, 85, 3820, 7)))
+    frame = plain(made.frame(80, 24))
+    assert frame[1].split() == ["ID", "VDEV", "r/s", "w/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99", "QD",
+                                "saved/s", "lost"]
+    assert frame[-1] == "clock 1 us; requests shorter than a step of it: 25 % at most"
+    assert "clock" not in plain(made.frame(200, 24))[-1]
+
+
+def test_without_times_the_line_says_how_to_have_them() -> None:
+    assert "--profile auto" in plain(view(row()).frame(80, 24))[-1]
+
+
 def test_every_key_sorts() -> None:
     made = view(row(1, reads=5), row(2, reads=50), row(3, state="new"))
     for key in SORT_KEYS:
@@ -147,15 +160,15 @@ def test_the_interval_has_bounds() -> None:
 
 def test_a_long_list_scrolls_and_stays_within_its_ends() -> None:
     made = view(*(row(domid) for domid in range(1, 31)))
-    shown = plain(made.frame(100, 12))
+    shown = plain(made.frame(130, 12))
     assert len(shown) == 12 and shown[2].startswith(" 1 ") and shown[-1].startswith("10 ")
     made.press("page-down")
-    assert plain(made.frame(100, 12))[2].startswith("11 ")
+    assert plain(made.frame(130, 12))[2].startswith("11 ")
     for _ in range(5):
         made.press("page-down")
-    assert plain(made.frame(100, 12))[-1].startswith("30 ")
+    assert plain(made.frame(130, 12))[-1].startswith("30 ")
     made.press("home")
-    assert plain(made.frame(100, 12))[2].startswith(" 1 ")
+    assert plain(made.frame(130, 12))[2].startswith(" 1 ")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (20, 4), (80, 24), (300, 80)])
