@@ -100,7 +100,7 @@ COLUMNS: Final = (
     _rate("saved", "saved/s", 1, "notifications_saved"),
     Column("resolution", "clock", 5, _resolution),
     Column("zero", "zero", 5, _zero),
-    Column("lost", "lost", 1, _lost, lambda interval: interval.lost_share),
+    Column("lost", "lost", 5, _lost, lambda interval: interval.lost_share),
 )
 SORT_KEYS: Final = tuple(column.key for column in COLUMNS if column.value)
 _LEFT: Final = frozenset({"vdev", "name"})
@@ -215,10 +215,12 @@ class View:
         """What the times of all rows may be believed, in a line: for a table without room for the columns that say it."""
         steps = sorted({row.latency.resolution_ns for row in self._rows if row.latency})
         zeros = [row.zero_share for row in self._rows if row.zero_share is not None]
+        lost = [row.lost_share for row in self._rows if row.lost_share is not None]
         if not steps:
             return "no times: the backend does not measure them (`xenpv backend run --profile auto`)"
         clock = " and ".join(time_text(step) for step in steps)
-        return f"clock {clock}; requests shorter than a step of it: {share_text(max(zeros, default=None))} at most"
+        return (f"clock {clock}; shorter than a step of it: {share_text(max(zeros, default=None))} at most; "
+                f"times lost: {share_text(max(lost, default=None))} at most")
 
     def frame(self, columns: int, lines: int) -> list[str]:
         """What fills a terminal of that size: no line is as long as it is wide, and there are no more than it has."""
@@ -226,7 +228,7 @@ class View:
         rows = self.sorted_rows()
         table, shown = self._fitted(width, rows)
         foot = [_HELP[:width]] if self._help else []
-        if rows and lines > 3 and not {"resolution", "zero"} <= {column.key for column in shown}:
+        if rows and lines > 3 and not {"resolution", "zero", "lost"} <= {column.key for column in shown}:
             foot.insert(0, self.clocks()[:width])
         self._page = max(lines - 2 - len(foot), 1)
         self._offset = min(max(self._offset, 0), max(len(rows) - self._page, 0))

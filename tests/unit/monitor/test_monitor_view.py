@@ -74,7 +74,7 @@ def test_times_that_are_lost_are_told_where_there_are_none() -> None:
     made = view(row(reads=3, latency=latency))
     assert made.table()[1].split()[7:11] == ["-"] * 4 and made.table()[1].split()[-1] == "100%"
     assert made.to_json(0.0)["vbds"][0]["lost_share"] == 1.0
-    assert made.table(60)[0].split()[-1] == "lost"
+    assert "times lost: 100 %" in plain(made.frame(78, 24))[-1]
 
 
 def test_a_request_without_a_stamp_has_lost_nothing() -> None:
@@ -105,9 +105,9 @@ def test_columns_go_until_the_rest_fits(width: int) -> None:
 def test_eighty_columns_have_what_matters_and_a_line_says_what_the_times_may_be_believed() -> None:
     made = view(row(reads=43_700, latency=latency_of(0, 85, 3820, 7)))
     frame = plain(made.frame(80, 24))
-    assert frame[1].split() == ["ID", "VDEV", "r/s", "w/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99", "QD",
-                                "saved/s", "lost"]
-    assert frame[-1] == "clock 1 us; requests shorter than a step of it: 25 % at most"
+    assert {"ID", "VDEV", "r/s", "w/s", "rB/s", "wB/s", "ser-p50", "ser-p99", "tot-p50", "tot-p99", "QD",
+            "saved/s"} <= set(frame[1].split())
+    assert frame[-1] == "clock 1 us; shorter than a step of it: 25 % at most; times lost: 0 % at most"
     assert "clock" not in plain(made.frame(200, 24))[-1]
 
 
