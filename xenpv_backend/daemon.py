@@ -66,13 +66,18 @@ class Loop:
         self._selector.close()
 
 
+def is_xen(domain: Domain) -> bool:
+    """Whether it is a real one, with a backend of the kernel's."""
+    return not domain.uri.startswith("emulated:")
+
+
 def is_offered(domain: Domain, place: VbdPlace) -> bool:
     """On the emulated Xen there is no other backend; on Xen the kernel's is, until the vbd is handed over.
 
     Of kind vbd3 (xl's backendtype=tap) the kernel has none, and libxl waits for the offer before it runs the script that
     would hand over: there the script's name says whose it is. Raises StoreError.
     """
-    if domain.uri.startswith("emulated:") or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1":
+    if not is_xen(domain) or read(domain.store, f"{place.backend}/{HANDOVER}") == b"1":
         return True
     script = read(domain.store, f"{place.backend}/script") or b""
     return place.kind == "vbd3" and script.rpartition(b"/")[2] == HANDOVER_SCRIPT.encode()
@@ -105,7 +110,8 @@ class Backend(Closing):
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
-                place, self._store, connector, lambda: self.options, in_thread=lambda function: self._run(place, function)),
+                place, self._store, connector, lambda: self.options.settled(is_xen(domain)),
+                in_thread=lambda function: self._run(place, function)),
                 takes=lambda place: is_offered(domain, place))
             made.callback(self._watcher.close)
             self._first_turn()

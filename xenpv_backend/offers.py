@@ -16,7 +16,7 @@ def adverts_of(node: BackendNode, facts: StorageFacts, options: BackendOptions) 
     discard = options.discard and facts.discard and not facts.readonly and node.discard_enable is not False
     return BackendAdverts(
         max_queues=options.max_queues, max_ring_page_order=options.max_ring_page_order,
-        max_indirect_segments=options.max_indirect_segments, persistent=options.persistent,
+        max_indirect_segments=options.max_indirect_segments, persistent=bool(options.persistent),
         flush_cache=facts.flush and options.flush, barrier=facts.flush and options.barrier, discard=discard,
         discard_granularity=(facts.discard_granularity or None) if discard else None,
         discard_alignment=facts.discard_alignment if discard else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ class BackendOptions:
     """The notify-suppression flag is offered."""
     max_indirect_segments: int = 256
     """Indirect requests of up to so many segments are offered, Linux's own number; 0: none are."""
-    persistent: bool = True
-    """Persistent grants are offered."""
+    persistent: bool | str = "auto"
+    """Persistent grants are offered: true, false, or auto, which is true but where a grant copy moves the data (on Xen, see
+    `data`): there the frontend's own copy into pages that stay granted costs more than it saves (docs/bench.md)."""
     max_persistent_grants: int = 1056
     """Pages of a ring that stay mapped at the most, Linux's own number; beyond it the least recently used one goes."""
     data: str = "auto"
@@ -73,6 +74,12 @@ class BackendOptions:
         """The engine for storage that waits: `engine`, where `data` leaves a choice."""
         return "threads" if self.engine == "auto" and self.data == "map" else self.engine
 
+    def settled(self, xen: bool) -> BackendOptions:
+        """The same with `persistent` decided, for a real Xen or the emulated one."""
+        if isinstance(self.persistent, bool):
+            return self
+        return replace(self, persistent=not xen or self.data == "map")
+
     def __post_init__(self) -> None:
         for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("data", tuple(DATA)), ("log_level", LEVELS),
                             ("stamp", STAMPS), ("profile", PROFILES)):
@@ -86,7 +93,9 @@ class BackendOptions:
                 raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")
         if self.sector_size not in SECTOR_SIZES or type(self.sector_size) is not int:
             raise UsageError(f"sector_size = {self.sector_size!r}: want one of {', '.join(map(str, SECTOR_SIZES))}")
-        for name in ("notify_flag", "persistent", "flush", "barrier", "discard", "discard_secure"):
+        if type(self.persistent) is not bool and self.persistent != "auto":
+            raise UsageError(f"persistent = {self.persistent!r}: want true, false or \"auto\"")
+        for name in ("notify_flag", "flush", "barrier", "discard", "discard_secure"):
             if type(getattr(self, name)) is not bool:
                 raise UsageError(f"{name} = {getattr(self, name)!r}: want true or false")
 

@@ -55,7 +55,7 @@ worked() {
 
 for vdev in xvda xvdb xvdc; do image $vdev 8388608; done
 for vdev in xvdd xvde xvdf; do image $vdev 1048576; done
-options
+options 'persistent = true'
 start_backend
 # The directory of dom0's own disks stays once it was there, with xl too.
 xenstore-exists /local/domain/0/device/vbd || xenstore-write /local/domain/0/device/vbd ""

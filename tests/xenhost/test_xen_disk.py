@@ -65,7 +65,8 @@ def image(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("engine", ["io_uring", "threads"])
 def test_every_byte_is_right(image: Path, tmp_path: Path, persistent: bool, flag: bool, engine: str) -> None:
-    with backend(tmp_path / "run", engine=engine) as dom0, attached(dom0, image), open_domain("xen:") as guest:
+    with (backend(tmp_path / "run", engine=engine, persistent=persistent) as dom0, attached(dom0, image),
+          open_domain("xen:") as guest):
         with Disk.open(guest, DEVID, flag=flag, persistent=persistent, timeout=PATIENCE) as disk:
             assert disk.read(0, SIZE) == PATTERN
             disk.write(1536, PATTERN[:300 * 512])

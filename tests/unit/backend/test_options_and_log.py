@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,22 @@ def test_later_files_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["spin_us = -1", "spin_us = true", 'engine = "aio"', "spin = 1", "notify_flag = 1",
-                                  "max_queues = 0", "spin_us", 'log_level = "loud"', "max_ring_page_order = 5"])
+                                  "max_queues = 0", "spin_us", 'log_level = "loud"', "max_ring_page_order = 5",
+                                  "persistent = 1", 'persistent = "yes"'])
 def test_wrong_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "backend.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:
         load_options([file])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("options", "xen", "offered"), [
+    ({}, False, True), ({}, True, False), ({"data": "map"}, True, True), ({"data": "copy"}, True, False),
+    ({"data": "copy"}, False, True), ({"persistent": True}, True, True), ({"persistent": False}, False, False)])
+def test_persistent_grants_are_offered_unless_a_grant_copy_moves_the_data(options: dict[str, Any], xen: bool,
+                                                                          offered: bool) -> None:
+    assert BackendOptions(**options).settled(xen).persistent is offered
 
 
 def test_control_characters_are_shown() -> None:
