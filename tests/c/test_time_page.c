@@ -156,10 +156,11 @@ TEST(what_is_read_beside_a_writer_is_of_one_moment)
 }
 
 #if !TEST_SANITIZED
-/* A reader that is interrupted by a write after every so many of its instructions, another one at each time. */
+/* A reader that is interrupted by writes: `least` of its instructions apart, then twice as many, up to 32 times, and again with
+ * one more. So every compiler's read meets some at any of its instructions, and has time for itself now and then. */
 struct interrupted {
     _Alignas(8) uint8_t page[XENPV_PAGE_SIZE];
-    uint32_t period, steps;
+    uint32_t least, left;
     uint64_t tick;
     uint32_t whole, torn; /* the reader's */
 };
@@ -168,8 +169,10 @@ static void interrupt(void *with)
 {
     struct interrupted *reader = with;
 
-    if (++reader->steps % reader->period == 0)
-        write_tick(reader->page, ++reader->tick);
+    if (reader->left--)
+        return;
+    write_tick(reader->page, ++reader->tick);
+    reader->left = (reader->least << reader->tick % 6) + (uint32_t)reader->tick;
 }
 
 static void look_on(void *with)
@@ -177,7 +180,7 @@ static void look_on(void *with)
     struct interrupted *reader = with;
     uint64_t tick, disruptions;
 
-    while (reader->whole < 300) {
+    while (reader->whole < 600) {
         if (xenpv_time_look(reader->page, &tick, &disruptions) == 0) {
             CHECK_EQ(disruptions, mixed(tick, 3));
             reader->whole++;
@@ -190,7 +193,7 @@ static void read_on(void *with)
     struct interrupted *reader = with;
     struct xenpv_time_page copy;
 
-    while (reader->whole < 30) {
+    while (reader->whole < 150) {
         int result = xenpv_time_read(reader->page, &copy, 1);
         if (result == 0)
             one_moment(&copy);
@@ -199,25 +202,25 @@ static void read_on(void *with)
     }
 }
 
-static struct interrupted *interrupted_each(uint32_t period, void (*life)(void *))
+static struct interrupted *interrupted_each(uint32_t least, void (*life)(void *))
 {
     struct interrupted *reader = mmap(NULL, sizeof *reader, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
     CHECK(reader != MAP_FAILED);
     page_of(reader->page, 4000000, 0, 0);
     write_tick(reader->page, 0);
-    reader->period = period;
+    reader->least = reader->left = least;
     step_through(life, interrupt, reader);
     return reader;
 }
 
 TEST(a_look_that_is_interrupted_at_any_instruction_is_of_one_moment)
 {
-    CHECK_EQ(interrupted_each(97, look_on)->whole, 300);
+    CHECK_EQ(interrupted_each(23, look_on)->whole, 600);
 }
 
 TEST(a_read_that_is_interrupted_at_any_instruction_is_of_one_moment)
 {
-    CHECK(interrupted_each(2003, read_on)->torn > 10);
+    CHECK(interrupted_each(700, read_on)->torn > 10);
 }
 #endif
