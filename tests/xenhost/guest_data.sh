@@ -15,7 +15,7 @@ job() {
 for round in 0 1 2; do
     while read -r name rw block depth; do
         job $round "$name" "$rw" "$block" "$depth" >/tmp/job.fio
-        fio --output-format=json --output=/tmp/out.json /tmp/job.fio </dev/null || exit 2
+        fio --eta=never --output-format=json --output=/tmp/out.json /tmp/job.fio </dev/null || exit 2
         python3 - <<'END' || exit 3
 import json
 text = open("/tmp/out.json").read()
