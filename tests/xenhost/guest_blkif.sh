@@ -1,5 +1,5 @@
 # In a guest: each of its disks as its driver found it, read whole in large pieces, a part of it copied to its beginning, another
-# given up, and read again; each CPU has its turn. Three small ones are written to, if they can be. Then /dev/xvda until its size
+# given up, and read again; each CPU has its turn. Two small ones are written to, if they can be. Then /dev/xvda until its size
 # has changed.
 # shellcheck shell=dash
 size=$(cat /sys/block/xvda/size 2>/dev/null)
@@ -17,7 +17,7 @@ for disk in xvda xvdb xvdc; do
     size=${size:-$(cat /sys/block/xvda/size)}
     echo "guest: $disk before $(sum $disk)"
     for mask in 1 2; do
-        taskset $mask dd if=/dev/$disk of=/dev/null bs=4k count=64 iflag=direct 2>/dev/null || exit 2
+        taskset $mask dd if=/dev/$disk of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null || exit 2
     done
     dd if=/dev/$disk of=/part bs=1M skip=5 count=2 iflag=direct 2>/dev/null || exit 3
     dd if=/part of=/dev/$disk bs=1M oflag=direct conv=fsync 2>/dev/null || exit 4
@@ -26,7 +26,7 @@ for disk in xvda xvdb xvdc; do
     echo "guest: disk $(sum $disk)"
     echo "guest: $disk done"
 done
-for disk in xvdd xvde xvdf; do
+for disk in xvdd xvde; do
     found $disk
     echo "guest: $disk before $(sum $disk)"
     dd if=/part of=/dev/$disk bs=4k count=1 oflag=direct 2>/dev/null
