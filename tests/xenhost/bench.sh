@@ -1,5 +1,5 @@
 # fio in one guest with one vCPU, on disks of our backend, of the kernel's and of QEMU's, all three on the same ram disk of dom0:
-# `xenpv bench --guest`. The table, and its JSON and picture in $XENPV_RESULTS. BENCH: more of its arguments. By its name alone,
+# `xenpv bench --guest`. The table, and its JSON and picture in $XENPV_RESULTS. BENCH: its other arguments. By its name alone,
 # not one of all.sh's: figures count only on a machine that does nothing else.
 # shellcheck shell=bash
 . ./host.sh
@@ -22,7 +22,7 @@ xl create -q -p /tmp/bench.cfg
 xenpv block-attach bench $device,,xvdc
 xl unpause bench
 guest_says bench "xenpv: serving" 180
-read -ra more <<<"${BENCH:-}"
+read -ra more <<<"${BENCH:---seconds 0.6 --runs 5}"
 xenpv bench --guest bench --disk xvdc --disk xvda --disk xvdb --plot "$results/bench.svg" --json "${more[@]}" >"$results/bench.json"
 python3 -c 'import json, sys; from xenpv_tools.bench import report; print(report.guest(json.load(sys.stdin)))' <"$results/bench.json"
 xenstore-rm "/local/domain/$(xl domid bench)/data/xenpv-bench/ask"
