@@ -158,7 +158,7 @@ def test_the_settings_are_given_back(connected: Command) -> None:
 def test_another_size(top: Top) -> None:
     top.until(served, "a vbd that is read")
     top.resize(60, 6)
-    top.until(lambda lines: "r/s" in lines[1] and "saved/s" not in lines[1] and row(lines)[:2] == ["1", "xvda"],
+    top.until(lambda lines: "r/s" in lines[1] and "ntf/s" not in lines[1] and row(lines)[:2] == ["1", "xvda"],
               "fewer columns")
     top.type(b"q")
     assert top.end() == 0
