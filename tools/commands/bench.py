@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
               help="Where the file on a disk is made. Default: the user's cache directory.")
 @click.option("--seconds", type=click.FloatRange(0.05, 600),
               help="Of one run. Default: 2; with --notifications or --profiling 1.")
-@click.option("--runs", type=click.IntRange(1, 99),
+@click.option("--runs", type=click.IntRange(1, 999),
               help="Runs of each system; medians are shown. Default: 3; with --notifications 5; with --profiling 20 pairs.")
 @click.option("--size", default="1G", show_default=True, metavar="SIZE", help="Of the file.")
 @click.option("--spin-us", type=click.IntRange(0, 1000),

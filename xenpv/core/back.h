@@ -77,6 +77,7 @@ struct xenpv_slot {
     uint32_t indirect_ref[XENPV_MAX_INDIRECT_PAGES];
     struct xenpv_slot *next; /* the engine's */
     uint8_t reached;         /* the storage: measured when it is answered */
+    uint8_t claim;           /* XENPV_CLAIM_*: what `submitted` is */
     uint32_t submitted;      /* the frontend's stamp, a claim; 0 without stamps */
     struct xenpv_stamp fetched, started, ended;
 };
@@ -139,7 +140,7 @@ int xenpv_is_indirect(const struct xenpv_back *back, const uint8_t *raw);
 
 /* back_stages.c. judge: the frontend's claim of when it submitted the request, beside our own time. stages: our own of a
  * request that is answered `now`, counted where the queue is measured. */
-void xenpv_back_judge(struct xenpv_back *back, const struct xenpv_slot *slot);
+void xenpv_back_judge(struct xenpv_back *back, struct xenpv_slot *slot);
 void xenpv_back_stages(struct xenpv_back *back, const struct xenpv_slot *slot, struct xenpv_stamp now);
 
 /* data.c, for many requests at once, because a grant copy is a system call. begin: their data at hand in slot->iov. end: the

@@ -1,15 +1,15 @@
 /* What a backend makes of the times of the requests that it serves. */
 #include "back.h"
 
-void xenpv_back_judge(struct xenpv_back *back, const struct xenpv_slot *slot)
+void xenpv_back_judge(struct xenpv_back *back, struct xenpv_slot *slot)
 {
     struct xenpv_back_stats *stats = back->stats;
-    uint32_t queued;
 
-    switch (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &queued)) {
+    slot->claim = (uint8_t)xenpv_stamp_claim(back->stamper.unit, slot->submitted, slot->fetched.value);
+    switch (slot->claim) {
     case XENPV_CLAIM_GOOD:
         stats->stamps++;
-        stats->time_queued += queued;
+        stats->time_queued += xenpv_stamp_between(slot->submitted, slot->fetched.value);
         break;
     case XENPV_CLAIM_ABSENT:
         stats->stamps_absent++;
@@ -29,7 +29,6 @@ static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, stru
     int row = xenpv_latency_row(slot->wire_op == XENPV_OP_FLUSH ? slot->wire_op : slot->op);
     struct xenpv_latency_counts *counts;
     struct xenpv_histogram *stage;
-    uint32_t ignored;
 
     if (row < 0)
         return;
@@ -45,7 +44,7 @@ static void measure(struct xenpv_back *back, const struct xenpv_slot *slot, stru
     xenpv_histogram_add(&stage[XENPV_STAGE_SERVICE], now.value - slot->fetched.value);
     if (!slot->submitted) {
         counts->absent++;
-    } else if (xenpv_stamp_between(back->stamper.unit, slot->submitted, slot->fetched.value, &ignored) != XENPV_CLAIM_GOOD) {
+    } else if (slot->claim != XENPV_CLAIM_GOOD) {
         counts->refused++;
     } else { /* another's clock: by so much as it is ahead of ours, this is negative */
         int64_t queued = (int32_t)(slot->fetched.value - slot->submitted);

@@ -28,7 +28,7 @@ static inline int xenpv_counted_now(struct xenpv_counted *clock, uint64_t cycles
 
     if (passed >= clock->near)
         return 0;
-    *ns = clock->ns + (uint64_t)((double)passed * clock->rate);
+    *ns = clock->ns + (uint64_t)(int64_t)((double)(int64_t)passed * clock->rate);
     if (*ns < clock->told_ns)
         *ns = clock->told_ns;
     clock->told_ns = *ns;

@@ -37,8 +37,8 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
 {
     struct xenpv_front_stats *stats = &front->stats;
     struct xenpv_sample *sample;
-    uint32_t between[6], unit = front->stamper.unit;
-    int wrong = 0, row = front->latency ? xenpv_latency_row(front->ios[shadow->io].io.op) : -1;
+    uint32_t unit = front->stamper.unit;
+    int row = front->latency ? xenpv_latency_row(front->ios[shadow->io].io.op) : -1;
 
     if (!front->config.stamp) {
         if (row >= 0)
@@ -58,14 +58,10 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
             front->latency->counts[row].unknown++;
         return;
     }
-    wrong |= xenpv_stamp_between(unit, sample->submit, sample->fetch, &between[0]);
-    wrong |= xenpv_stamp_between(unit, sample->fetch, sample->start, &between[1]);
-    wrong |= xenpv_stamp_between(unit, sample->start, sample->end, &between[2]);
-    wrong |= xenpv_stamp_between(unit, sample->end, sample->response, &between[3]);
-    wrong |= xenpv_stamp_between(unit, sample->response, sample->reap, &between[4]);
-    /* Our own two: in between the clock may have been tied to dom0's anew. */
-    wrong |= xenpv_stamp_between(unit, sample->submit, sample->reap, &between[5]);
-    if (wrong) {
+    /* The last pair is our own two: in between the clock may have been tied to dom0's anew. */
+    if (!(xenpv_stamp_fits(unit, sample->submit, sample->fetch) & xenpv_stamp_fits(unit, sample->fetch, sample->start)
+          & xenpv_stamp_fits(unit, sample->start, sample->end) & xenpv_stamp_fits(unit, sample->end, sample->response)
+          & xenpv_stamp_fits(unit, sample->response, sample->reap) & xenpv_stamp_fits(unit, sample->submit, sample->reap))) {
         stats->stages_wrong++;
         if (row >= 0)
             front->latency->counts[row].refused++;
@@ -73,12 +69,12 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
     }
     sample->known = 1;
     stats->stages++;
-    stats->time_queued += between[0];
-    stats->time_waited += between[1];
-    stats->time_stored += between[2];
-    stats->time_answered += between[3];
-    stats->time_reaped += between[4];
-    stats->time_total += between[5];
+    stats->time_queued += xenpv_stamp_between(sample->submit, sample->fetch);
+    stats->time_waited += xenpv_stamp_between(sample->fetch, sample->start);
+    stats->time_stored += xenpv_stamp_between(sample->start, sample->end);
+    stats->time_answered += xenpv_stamp_between(sample->end, sample->response);
+    stats->time_reaped += xenpv_stamp_between(sample->response, sample->reap);
+    stats->time_total += xenpv_stamp_between(sample->submit, sample->reap);
     if (row >= 0)
         measure(front, sample, row);
 }

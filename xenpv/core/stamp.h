@@ -58,20 +58,37 @@ static inline struct xenpv_stamp xenpv_stamp_now(struct xenpv_stamper *stamper)
 
 enum { XENPV_CLAIM_GOOD, XENPV_CLAIM_ABSENT, XENPV_CLAIM_FUTURE, XENPV_CLAIM_STALE };
 
-/* What lies between two stamps, of which at least one is the other side's. The two clocks may differ by a little. */
-static inline int xenpv_stamp_between(uint32_t unit, uint32_t earlier, uint32_t later, uint32_t *between)
+/* What may lie between two stamps: from `-slack`, since two clocks may differ by a little, up to two minutes, at HZ 1000. */
+static inline uint32_t xenpv_stamp_slack(uint32_t unit)
 {
-    int32_t passed = (int32_t)(later - earlier);
+    return unit == XENPV_STAMP_US ? 1000 : 1;
+}
 
-    *between = 0;
+static inline uint32_t xenpv_stamp_far(uint32_t unit)
+{
+    return unit == XENPV_STAMP_US ? 120000000 : 120000;
+}
+
+/* 1: two stamps that are there may lie so. */
+static inline int xenpv_stamp_fits(uint32_t unit, uint32_t earlier, uint32_t later)
+{
+    return later - earlier + xenpv_stamp_slack(unit) <= xenpv_stamp_far(unit) + xenpv_stamp_slack(unit);
+}
+
+/* From one to the other, where they fit. */
+static inline uint32_t xenpv_stamp_between(uint32_t earlier, uint32_t later)
+{
+    return (int32_t)(later - earlier) > 0 ? later - earlier : 0;
+}
+
+/* What two stamps are, of which one is the other side's. */
+static inline int xenpv_stamp_claim(uint32_t unit, uint32_t earlier, uint32_t later)
+{
     if (!earlier || !later)
         return XENPV_CLAIM_ABSENT;
-    if (passed < (unit == XENPV_STAMP_US ? -1000 : -1))
-        return XENPV_CLAIM_FUTURE;
-    if (passed > (unit == XENPV_STAMP_US ? 120000000 : 120000)) /* two minutes, at HZ 1000 */
-        return XENPV_CLAIM_STALE;
-    *between = passed > 0 ? (uint32_t)passed : 0;
-    return XENPV_CLAIM_GOOD;
+    if (xenpv_stamp_fits(unit, earlier, later))
+        return XENPV_CLAIM_GOOD;
+    return (int32_t)(later - earlier) < 0 ? XENPV_CLAIM_FUTURE : XENPV_CLAIM_STALE;
 }
 
 #endif
