@@ -32,7 +32,23 @@ def added(now: DiskLatency | None, past: DiskLatency | None) -> DiskLatency | No
     return now + past if now is not None and past is not None and now.is_like(past) else now or past
 
 
-class Reaper:
+class MayFail:
+    """Has an error once there is no I/O any more."""
+
+    def __init__(self) -> None:
+        self._failure: XenpvError | None = None
+
+    @property
+    def failure(self) -> XenpvError | None:
+        return self._failure
+
+    def check(self) -> None:
+        """Raises the failure, if there is one; a fresh copy, since many threads may raise it."""
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
+
+
+class Reaper(MayFail):
     """The I/Os of one ring. `on_broken` is called when the backend broke the ring's rules, after fail().
 
     `beside`: another one of the same disk, whose lock and owners' numbers are this one's too; so I/Os can go from one's
@@ -40,6 +56,7 @@ class Reaper:
     """
 
     def __init__(self, beside: Reaper | None = None) -> None:
+        super().__init__()
         # Not the Condition, whose __exit__ a signal may keep from releasing it.
         self.lock: threading.RLock = threading.RLock() if beside is None else beside.lock
         self.changed = threading.Condition(self.lock)
@@ -48,7 +65,6 @@ class Reaper:
         self.on_broken: Callable[[], None] = lambda: None
         self.on_failed: Callable[[XenpvError], None] = lambda error: None
         self._queue: Queue | None = None
-        self._failure: XenpvError | None = None
         self._paused = False
         self.led = False
         self._waiting = 0
@@ -113,15 +129,6 @@ class Reaper:
                 pass  # it is out already
         if first:
             self.on_failed(error)
-
-    @property
-    def failure(self) -> XenpvError | None:
-        return self._failure
-
-    def check(self) -> None:
-        """Raises the failure, if there is one; a fresh copy, since many threads may raise it."""
-        if self._failure is not None:
-            raise type(self._failure)(str(self._failure))
 
     def drain(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until nothing is in flight. False: the time is over, or the queue is gone."""

@@ -24,7 +24,7 @@ from xenpv.latency import DiskLatency
 from .buffers import Pool, Run
 from .pieces import CONTROL_IOS, Moved, Piece
 from .queue import Queue, Sample
-from .reaper import Reaper, added
+from .reaper import MayFail, Reaper, added
 from .stats import Counters
 
 
@@ -35,13 +35,13 @@ class _OfThread(threading.local):
         self.turn = next(turns)
 
 
-class Reapers:
+class Reapers(MayFail):
     """As Reaper, for a disk with several queues; how many there are is known when they are attached."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.on_broken: Callable[[], None] = lambda: None
         self.controls = threading.BoundedSemaphore(CONTROL_IOS)
-        self._failure: XenpvError | None = None
         self._turns = itertools.count()
         self._mine = _OfThread(itertools.count())
         first = Reaper()
@@ -93,15 +93,6 @@ class Reapers:
             self._failure = error
         for reaper in self._reapers:
             reaper.fail(error)
-
-    @property
-    def failure(self) -> XenpvError | None:
-        return self._failure
-
-    def check(self) -> None:
-        """Raises the failure, if there is one; see Reaper."""
-        if self._failure is not None:
-            raise type(self._failure)(str(self._failure))
 
     def drain(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until nothing is in flight. False: the time is over, or a queue is gone."""

@@ -3,6 +3,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "measured.h"
 #include "stamp.h"
 
@@ -14,14 +15,6 @@ static ssize_t take_time(int fd, void *to, size_t bytes, off_t offset)
 {
     pass_time(takes[reads++ % 3]);
     return __real_pread(fd, to, bytes, offset);
-}
-
-static uint64_t outside_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static int within(int64_t steps, uint64_t ns)
@@ -47,7 +40,7 @@ TEST(known_times_are_measured_within_a_step_whatever_the_phase)
         }
         for (int k = 0; k < 4; k++)
             before[k] = (uint64_t)total_of(front_area(), stages[k]);
-        uint64_t began = outside_ns();
+        uint64_t began = xenpv_clock_ns(CLOCK_MONOTONIC);
         submit(XENPV_OP_READ);
         moved_ns += known[0];
         struct xenpv_request request = queue_fetch(&queue);
@@ -55,7 +48,7 @@ TEST(known_times_are_measured_within_a_step_whatever_the_phase)
         queue_answer(&queue, request);
         moved_ns += known[2];
         reap();
-        uint64_t outside = outside_ns() - began;
+        uint64_t outside = xenpv_clock_ns(CLOCK_MONOTONIC) - began;
         for (int k = 0; k < 3; k++)
             CHECK(within(total_of(front_area(), stages[k]) - (int64_t)before[k], known[k] + LOOK_NS));
         CHECK(within(total_of(front_area(), XENPV_STAGE_TOTAL) - (int64_t)before[3], outside - 2 * LOOK_NS));

@@ -66,7 +66,6 @@ def guest(found: dict[str, Any]) -> str:
     parts += [_not_run(found["not_run"])] if found["not_run"] else []
     guest, how, load, options = found["guest"], found["how"], found["load_average"], found["options"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    jobs = sorted({row["options"]["fio_job"].replace("\n", " ").strip() for row in results[:1]})
     return "\n\n".join([*parts, "\n".join([
         f"x best: IOPS to those of the better of blkback and qdisk. Runs: {how['runs']} ({options['runs']} of "
         f"{options['seconds']:g} s), disks of {options['size'] >> 20} MiB.",
@@ -74,7 +73,8 @@ def guest(found: dict[str, Any]) -> str:
         f"{found['processors']['count']} x {found['processors']['model']}; pinning: {options['pinning']}.",
         f"Load average of dom0 {load['before'][0]} before, {load['after'][0]} after: figures count only when nothing else "
         "ran.",
-        f"Latency: {how['latency']}.", f"dom0 us/IO: {how['cpu']}.", *(f"The first job: {job}" for job in jobs)])])
+        f"Latency: {how['latency']}.", f"dom0 us/IO: {how['cpu']}.",
+        *(f"The first job: {' '.join(row['options']['fio_job'].split())}" for row in results[:1])])])
 
 
 def _not_run(entries: list[dict[str, str]]) -> str:

@@ -2,17 +2,10 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <time.h>
+
+#include "clock.h"
 
 /* A queue whose storage is in Python: requests out in batches, answers in batches. */
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max)
 {
@@ -47,7 +40,7 @@ static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline,
 {
     struct pollfd fds[2] = { { .fd = back->port.wait_fd, .events = POLLIN }, { .fd = wake_fd, .events = POLLIN } };
     struct timespec wait = { 0 };
-    uint64_t now = timeout_ns > 0 ? now_ns() : 0;
+    uint64_t now = timeout_ns > 0 ? xenpv_clock_ns(CLOCK_MONOTONIC) : 0;
     int n;
 
     if (timeout_ns > 0 && now < deadline)
@@ -67,12 +60,12 @@ static int is_over(int64_t timeout_ns, uint64_t deadline, int wake_fd)
 {
     struct pollfd fd = { .fd = wake_fd, .events = POLLIN };
 
-    return timeout_ns == 0 || (timeout_ns > 0 && now_ns() >= deadline) || (wake_fd >= 0 && poll(&fd, 1, 0) > 0);
+    return timeout_ns == 0 || (timeout_ns > 0 && xenpv_clock_ns(CLOCK_MONOTONIC) >= deadline) || (wake_fd >= 0 && poll(&fd, 1, 0) > 0);
 }
 
 int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd)
 {
-    uint64_t deadline = timeout_ns > 0 ? now_ns() + (uint64_t)timeout_ns : 0;
+    uint64_t deadline = timeout_ns > 0 ? xenpv_clock_ns(CLOCK_MONOTONIC) + (uint64_t)timeout_ns : 0;
 
     if (back->config.fd >= 0 || !max)
         return -EINVAL;

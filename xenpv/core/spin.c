@@ -1,12 +1,12 @@
 #include "spin.h"
 
 #include "api.h"
+#include "clock.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #define FUTILE_LIMIT 8u /* spins in vain before a queue stops */
 #define PATIENCE 4u     /* short sleeps before it tries again, at first */
@@ -17,23 +17,15 @@ static atomic_uint spinners; /* threads of this process that spin now */
 static uint32_t limit;
 static double cycles_per_ns = 1.0;
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void calibrate(void)
 {
     cpu_set_t set;
     int cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    uint64_t ns = now_ns(), cycles = xenpv_cycles(), ns_end;
+    uint64_t ns = xenpv_clock_ns(CLOCK_MONOTONIC), cycles = xenpv_cycles(), ns_end;
 
     limit = cpus > 1 ? (uint32_t)cpus - 1 : 0;
     do {
-        ns_end = now_ns();
+        ns_end = xenpv_clock_ns(CLOCK_MONOTONIC);
     } while (ns_end - ns < 1000000);
     cycles_per_ns = (double)(xenpv_cycles() - cycles) / (double)(ns_end - ns);
 }

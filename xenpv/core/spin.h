@@ -9,7 +9,8 @@
 #define XENPV_SPIN_H
 
 #include <stdint.h>
-#include <time.h>
+
+#include "clock.h"
 
 /* The right to spin, which a thread's queues share: it is held while any of them spins. */
 struct xenpv_turn {
@@ -39,9 +40,7 @@ static inline uint64_t xenpv_cycles(void)
     __asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
     return value;
 #else
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return xenpv_clock_ns(CLOCK_MONOTONIC);
 #endif
 }
 uint64_t xenpv_cycles_of_ns(uint64_t ns);

@@ -2,7 +2,8 @@
 #include "front.h"
 
 #include <errno.h>
-#include <time.h>
+
+#include "clock.h"
 
 /* Without stamps there are our own two: the total alone. */
 static void measure_total(struct xenpv_front *front, const struct xenpv_shadow *shadow, int row)
@@ -94,23 +95,15 @@ uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out
     return count;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 int xenpv_front_time(struct xenpv_front *front, const struct xenpv_io *io, uint64_t *ns, uint32_t count)
 {
     struct xenpv_io done;
     uint32_t accepted;
 
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t begun = now_ns();
+        uint64_t begun = xenpv_clock_ns(CLOCK_MONOTONIC);
         int n = xenpv_front_exchange(front, io, 1, &accepted, &done, 1, 1, -1, -1);
-        ns[i] = now_ns() - begun;
+        ns[i] = xenpv_clock_ns(CLOCK_MONOTONIC) - begun;
         if (n != 1 || done.status != XENPV_RSP_OKAY)
             return n < 0 ? n : -EIO;
     }

@@ -1,18 +1,10 @@
 #include "stamp.h"
 
-#include <time.h>
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec t;
-
-    clock_gettime(clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
+#include "clock.h"
 
 static uint64_t counted_ns(struct xenpv_stamper *stamper)
 {
-    uint64_t before = xenpv_cycles(), ns = clock_ns(CLOCK_MONOTONIC);
+    uint64_t before = xenpv_cycles(), ns = xenpv_clock_ns(CLOCK_MONOTONIC);
 
     return xenpv_counted_look(&stamper->clock, before, ns, xenpv_cycles());
 }
@@ -31,9 +23,9 @@ struct xenpv_stamp xenpv_stamp_look(struct xenpv_stamper *stamper)
         stamper->epoch++;
     }
     if (stamper->unit == XENPV_STAMP_US)
-        tick = (stamper->counts ? counted_ns(stamper) : clock_ns(CLOCK_MONOTONIC) - (uint64_t)stamper->ahead_ns) / 1000;
+        tick = (stamper->counts ? counted_ns(stamper) : xenpv_clock_ns(CLOCK_MONOTONIC) - (uint64_t)stamper->ahead_ns) / 1000;
     else if (!stamper->page)
-        tick = clock_ns(CLOCK_MONOTONIC_COARSE) / stamper->own_tick_ns;
+        tick = xenpv_clock_ns(CLOCK_MONOTONIC_COARSE) / stamper->own_tick_ns;
     return xenpv_stamp_of(tick, stamper->epoch);
 }
 

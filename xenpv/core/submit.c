@@ -2,18 +2,11 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <time.h>
+
+#include "clock.h"
 
 #define PUBLISH_EVERY 8u /* requests shown at once: few enough that the backend works while we fill slots */
 #define RESCUE_NS 1000000000u
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static int has_data(uint8_t op)
 {
@@ -224,7 +217,7 @@ static int sleep_until(struct xenpv_front *front, int64_t timeout_ns, uint64_t d
     int n, last = 0;
 
     if (timeout_ns >= 0) {
-        uint64_t now = now_ns();
+        uint64_t now = xenpv_clock_ns(CLOCK_MONOTONIC);
         uint64_t left = deadline > now ? deadline - now : 0;
         last = left <= wait;
         wait = last ? left : wait;
@@ -264,7 +257,7 @@ static int rest(struct xenpv_front *front)
 int xenpv_front_exchange(struct xenpv_front *front, const struct xenpv_io *submit, uint32_t count, uint32_t *accepted,
                          struct xenpv_io *done, uint32_t max_done, uint32_t min_done, int64_t timeout_ns, int wake_fd)
 {
-    uint64_t deadline = timeout_ns > 0 ? now_ns() + (uint64_t)timeout_ns : 0;
+    uint64_t deadline = timeout_ns > 0 ? xenpv_clock_ns(CLOCK_MONOTONIC) + (uint64_t)timeout_ns : 0;
     uint32_t delivered = 0;
     int error, more = 1;
 

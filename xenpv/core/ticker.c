@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "api.h"
+#include "clock.h"
 
 #define PAGES_MAX 4096u
 #define SLACK_NS 50000u /* behind the tick: the kernel counts it before it lets us run */
@@ -29,14 +30,6 @@ struct xenpv_ticker {
     struct xenpv_time_page *pages[PAGES_MAX];
     struct xenpv_ticker_stats stats;
 };
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static uint64_t tick_at(const struct xenpv_ticker *ticker, uint64_t coarse_ns)
 {
@@ -186,8 +179,8 @@ int xenpv_ticker_run(struct xenpv_ticker *ticker)
             last = 0;
             continue;
         }
-        coarse = clock_ns(CLOCK_MONOTONIC_COARSE);
-        now = clock_ns(CLOCK_MONOTONIC);
+        coarse = xenpv_clock_ns(CLOCK_MONOTONIC_COARSE);
+        now = xenpv_clock_ns(CLOCK_MONOTONIC);
         step(ticker, coarse, now);
         ticker->stats.wakes++;
         if (last && coarse != last && now - coarse > ticker->stats.late_max_ns)

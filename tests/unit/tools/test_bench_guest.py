@@ -62,12 +62,6 @@ def test_what_a_guest_says_cannot_move_the_cursor() -> None:
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> Iterator[str]:
-    with host.running(tmp_path / "run"):
-        yield f"emulated:{tmp_path / 'run'}"
-
-
-@pytest.fixture
 def dom0(uri: str) -> Iterator[Store]:
     with open_domain(uri) as domain:
         yield domain.store

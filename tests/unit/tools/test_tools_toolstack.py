@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -20,12 +19,6 @@ from xenpv_tools import toolstack
 WILLING = {"1": "2", "5": "6"}
 NEVER = 0.05
 """Seconds for what does not come."""
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> Iterator[str]:
-    with host.running(tmp_path / "run"):
-        yield f"emulated:{tmp_path / 'run'}"
 
 
 @pytest.fixture
