@@ -21,6 +21,8 @@ static _Atomic int setups_until_error = -1; /* so many go well before setup_erro
 static _Atomic int failing_enters;    /* io_uring_enter: EAGAIN so many times */
 static int leaving;                   /* io_uring_enter that submits leaves something to do, which the next one does */
 static uint32_t sq_flags_at;          /* in the ring made last */
+static long handed[16];               /* how many requests each io_uring_enter that submits has handed over */
+static uint32_t handed_count;
 
 long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
@@ -57,6 +59,8 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
         errno = error;
         return -1;
     }
+    if (number == __NR_io_uring_enter && b && handed_count < sizeof handed / sizeof *handed)
+        handed[handed_count++] = b;
     if (number == __NR_io_uring_enter && leaving)
         return enter_and_leave(a, b, c, d, e, f);
     long result = __real_syscall(number, a, b, c, d, e, f);
@@ -191,6 +195,35 @@ TEST(work_that_ends_no_request_is_done_before_sleep)
     for (uint32_t i = 0; i < 10; i++) /* from the page cache: each ends in the call that submits it */
         CHECK_EQ(queue_io(&s.queue, XENPV_OP_READ, 8 * i, 4096, 0), XENPV_RSP_OKAY);
     end(&s);
+}
+
+/* A device that waits begins with the first of many while the kernel still works on the others. */
+TEST(many_requests_are_handed_over_in_growing_parts)
+{
+    static struct served s;
+    struct raw_response response;
+
+    s.fd = disk_open(SECTORS, 0, &s.model);
+    queue_open(&s.queue, &(struct queue_options){ .flag = 1 });
+    queue_raw(&s.queue);
+    for (uint32_t i = 0; i < 16; i++) {
+        struct raw_request request = raw_page(XENPV_OP_READ, i, 8 * i, i);
+        raw_put(&s.queue, &request);
+    }
+    queue_back(&s.queue, s.fd, SECTORS, 0);
+    struct queue *queues[] = { &s.queue };
+    server_start(&s.server, XENPV_ENGINE_URING, queues, 1);
+    for (uint32_t i = 0; i < 16; i++) {
+        raw_wait(&s.queue, &response);
+        CHECK_EQ(response.status, XENPV_RSP_OKAY);
+    }
+    s.queue.front = NULL;
+    end(&s);
+    CHECK_EQ(handed_count, 4);
+    CHECK_EQ(handed[0], 2);
+    CHECK_EQ(handed[1], 4);
+    CHECK_EQ(handed[2], 8);
+    CHECK_EQ(handed[3], 2);
 }
 
 /* More than the completion queue holds, from two queues. */

@@ -15,6 +15,8 @@
 
 #define BATCH 8u          /* requests taken at once */
 #define TURN 64u          /* weight of one queue's requests before the next queue's turn */
+#define HAND_OVER 2u      /* requests handed to the kernel at first, and each time twice as many: it rings a device's doorbell
+                             behind all of them, and the device should not stand still while the kernel works on many */
 #define WEIGHT_SHIFT 14   /* a request weighs 1, and 1 more for each 16 KiB that it moves */
 #define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
 #define CROWDED 2u        /* active queues beyond which they are shown at the end of a turn: a frontend that is woken for 4 of
@@ -93,10 +95,10 @@ static uint32_t reap(struct xenpv_service *s)
     return total;
 }
 
-/* The kernel took less than it was handed: it was short of memory, say. */
-static int unsent(const struct xenpv_service *s)
+/* What the engine holds and the kernel was not handed, or did not take: it was short of memory, say. */
+static uint32_t unsent(const struct xenpv_service *s)
 {
-    return s->engine && s->engine->unsent;
+    return s->engine ? s->engine->unsent : 0;
 }
 
 /* A kick is due before any sleep, also when every slot came back: not all that the kernel has to do ends with a completion. */
@@ -164,7 +166,7 @@ static uint32_t batch_of(const struct xenpv_service *s, const struct xenpv_back 
 static int serve(struct xenpv_service *s, struct xenpv_back *back)
 {
     struct xenpv_slot *slots[BATCH];
-    uint32_t total = 0, spent = 1, count;
+    uint32_t total = 0, spent = 1, count, hand_over = HAND_OVER;
     int taken = 0;
 
     while (spent <= TURN && (taken = xenpv_back_take(back, slots, batch_of(s, back, spent), &count)) > 0) {
@@ -177,6 +179,10 @@ static int serve(struct xenpv_service *s, struct xenpv_back *back)
             back->weight = weight(slots[i]);
             spent += back->weight;
             start(s, back, slots[i]);
+            if (unsent(s) >= hand_over) {
+                s->engine->kick(s->engine);
+                hand_over *= 2;
+            }
         }
         total += (uint32_t)taken;
     }
