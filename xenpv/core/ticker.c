@@ -11,13 +11,14 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 
+#include "aim.h"
 #include "api.h"
 #include "clock.h"
 
 #define PAGES_MAX 4096u
-#define SLACK_NS 50000u /* behind the tick: the kernel counts it before it lets us run */
 #define FAR_TICKS 2     /* a calibration this far off is slew and chance; further is a disruption */
 
 struct xenpv_ticker {
@@ -166,29 +167,27 @@ static void wait_until(struct xenpv_ticker *ticker, uint64_t deadline)
 int xenpv_ticker_run(struct xenpv_ticker *ticker)
 {
     const struct sched_param first = {.sched_priority = 1};
-    uint64_t last = 0;
+    struct xenpv_aim aim = {0};
 
     /* Some microseconds every few milliseconds, and of no use when they come late. Who may not have it goes without. */
     (void)pthread_setschedparam(pthread_self(), SCHED_FIFO, &first);
+    (void)prctl(PR_SET_TIMERSLACK, 1); /* as aimed; before Linux 6.13 the timers of such a thread had slack as well */
     pthread_mutex_lock(&ticker->lock);
     while (!ticker->stop) {
         uint64_t coarse, now;
 
         if (!ticker->count) {
             pthread_cond_wait(&ticker->change, &ticker->lock);
-            last = 0;
+            aim.last = 0;
             continue;
         }
         coarse = xenpv_clock_ns(CLOCK_MONOTONIC_COARSE);
         now = xenpv_clock_ns(CLOCK_MONOTONIC);
         step(ticker, coarse, now);
         ticker->stats.wakes++;
-        if (last && coarse != last && now - coarse > ticker->stats.late_max_ns)
+        if (aim.last && coarse != aim.last && now - coarse > ticker->stats.late_max_ns)
             ticker->stats.late_max_ns = now - coarse;
-        last = coarse;
-        coarse += ticker->tick_nsec + SLACK_NS;
-        /* The kernel's tick itself is late: look again soon, and do not spin for it. */
-        wait_until(ticker, coarse > now ? coarse : now + ticker->tick_nsec / 8);
+        wait_until(ticker, xenpv_aim_next(&aim, ticker->tick_nsec, coarse, now));
     }
     pthread_mutex_unlock(&ticker->lock);
     return 0;
