@@ -350,7 +350,7 @@ class Device:
         if now.own in waiting and not now.announced and self._standing_adverts() is not None:
             return {}
         bundle = bundle_id(storage)
-        adverts = adverts_of(self._node, storage.facts, self._options())
+        adverts = adverts_of(self._node, storage.facts, self._options(), self.place.backend_domid)
         return {**adverts.to_keys(), **({} if bundle is None else {BUNDLE_KEY: str(bundle)})}
 
     def _rings(self, adverts: BackendAdverts) -> FrontendRings:
@@ -363,7 +363,7 @@ class Device:
     def _connect(self) -> Mapping[str, str]:
         storage = self._open_storage()
         standing = self._standing_adverts()
-        adverts = standing or adverts_of(self._node, storage.facts, self._options())
+        adverts = standing or adverts_of(self._node, storage.facts, self._options(), self.place.backend_domid)
         facts = facts_of(self._node, storage.facts, self._options())
         self._sector_size = facts.sector_size
         self._connection = self._connector.connect(

@@ -11,8 +11,8 @@ from .options import BackendOptions
 from .storage import StorageFacts
 
 
-def adverts_of(node: BackendNode, facts: StorageFacts, options: BackendOptions) -> BackendAdverts:
-    """What is offered of what the storage can do: each feature by its own option."""
+def adverts_of(node: BackendNode, facts: StorageFacts, options: BackendOptions, domid: int) -> BackendAdverts:
+    """What the backend of domain `domid` offers of what the storage can do: each feature by its own option."""
     discard = options.discard and facts.discard and not facts.readonly and node.discard_enable is not False
     return BackendAdverts(
         max_queues=options.max_queues, max_ring_page_order=options.max_ring_page_order,
@@ -21,12 +21,14 @@ def adverts_of(node: BackendNode, facts: StorageFacts, options: BackendOptions) 
         discard_granularity=(facts.discard_granularity or None) if discard else None,
         discard_alignment=facts.discard_alignment if discard else None,
         discard_secure=facts.discard_secure and options.discard_secure if discard else None,
-        notify_flag=options.notify_flag, stamp=_stamp(options.stamp))
+        notify_flag=options.notify_flag, stamp=_stamp(options.stamp, domid))
 
 
-def _stamp(wanted: str) -> str | None:
-    """The unit of stamps to offer: microseconds only where this end's clock is cheap enough to be looked at."""
-    if wanted == "us" and not own_clock_is_cheap():
+def _stamp(wanted: str, domid: int) -> str | None:
+    """The unit of stamps to offer. Microseconds are dom0's, and those of a driver domain are of another clock: dom0's backend
+    alone offers them, where a look at that clock is cheap.
+    """
+    if wanted == "us" and (domid != 0 or not own_clock_is_cheap()):
         return "tick"
     return None if wanted == "off" else wanted
 

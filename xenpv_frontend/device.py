@@ -299,8 +299,9 @@ class Device:
         if settings.flag and not adverts.notify_flag:
             raise DeviceError(f"{self.name}: the backend does not offer the notify-suppression flag: leave flag out")
         if settings.stamp and adverts.stamp not in (settings.stamp, "us"):
-            raise DeviceError(f"{self.name}: the backend offers no stamps in {settings.stamp}: start it with --stamp "
-                              f"{settings.stamp}")
+            mend = (f"start it with --stamp {settings.stamp}" if settings.stamp != "us" or place.backend_domid == 0
+                    else "it is in a driver domain, whose clock is another one: stamp in ticks")
+            raise DeviceError(f"{self.name}: the backend offers no stamps in {settings.stamp}: {mend}")
         self._open_time()
         self.ring_order = settings.order(adverts.max_ring_page_order)
         self.flag = adverts.notify_flag and settings.flag is not False
