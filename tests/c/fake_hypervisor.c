@@ -120,6 +120,12 @@ static int fake_copy(struct xenpv_hypervisor *hv, uint32_t domid, struct xenpv_c
     return result;
 }
 
+static void answer(struct fake *fake, const struct xenpv_port *port)
+{
+    if (fake->domain->hostile && port->number == FAKE_BACK)
+        fake->domain->hostile(fake->domain);
+}
+
 static int fake_notify(struct xenpv_hypervisor *hv, const struct xenpv_port *port)
 {
     struct fake *fake = (struct fake *)hv;
@@ -127,6 +133,7 @@ static int fake_notify(struct xenpv_hypervisor *hv, const struct xenpv_port *por
     fake->domain->notifies++;
     CHECK(port->notify_fd >= 0);
     fake_channel_send(fake->domain->channel, port->number == FAKE_FRONT ? FAKE_BACK : FAKE_FRONT);
+    answer(fake, port);
     return 0;
 }
 
@@ -142,6 +149,8 @@ static int fake_take(struct xenpv_hypervisor *hv, const struct xenpv_port *port)
     channel->masked[port->number] |= (uint8_t)taken;
     pthread_mutex_unlock(&channel->lock);
     fake->domain->takes += taken;
+    if (taken)
+        answer(fake, port);
     return taken;
 }
 

@@ -36,6 +36,7 @@ struct fake_domain {
     int64_t fail_map;    /* the map of this number (from 0) is refused; -1: none */
     int64_t fail_piece;  /* the copy piece of this number gets fail_status; -1: none */
     int16_t fail_status;
+    void (*hostile)(struct fake_domain *); /* what it does whenever the backend took its event, or sent it one; NULL: nothing */
     int direct;          /* what new handles say of themselves */
     /* Counts. */
     _Atomic int64_t maps, live, copies, pieces, notifies, takes, unmasks, handles;

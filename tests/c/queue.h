@@ -98,6 +98,10 @@ void raw_wait(struct queue *queue, struct raw_response *response);
 /* A request of one whole data page. */
 struct raw_request raw_page(uint8_t op, uint64_t id, uint64_t sector, uint32_t page);
 
+/* A service that the test itself runs, of queues with a backend; and its end, and theirs. */
+struct xenpv_service *service_of(int engine, struct queue **queues, uint32_t count);
+void service_let_go(struct xenpv_service *service, struct queue **queues, uint32_t count);
+
 /* A service in a thread of its own. Queues that the frontend broke are let go of, and `halted` counts them. */
 struct server {
     int engine;

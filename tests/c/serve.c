@@ -9,6 +9,26 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+struct xenpv_service *service_of(int engine, struct queue **queues, uint32_t count)
+{
+    int error;
+    struct xenpv_service *service = xenpv_service_new(engine, &error);
+
+    CHECK(service != NULL);
+    for (uint32_t i = 0; i < count; i++)
+        CHECK_EQ(xenpv_service_add(service, queues[i]->back), 0);
+    return service;
+}
+
+void service_let_go(struct xenpv_service *service, struct queue **queues, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        CHECK_EQ(xenpv_service_remove(service, queues[i]->back), 0);
+    xenpv_service_free(service);
+    for (uint32_t i = 0; i < count; i++)
+        queue_close(queues[i]);
+}
+
 static void *serve(void *argument)
 {
     struct server *server = argument;

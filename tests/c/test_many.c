@@ -13,26 +13,6 @@
 #define TURN 64u  /* service.c's: what a turn may weigh */
 #define BATCH 8u  /* and how many requests it takes at once: the last of them may be over the limit */
 
-static struct xenpv_service *service_of(int engine, struct queue **queues, uint32_t count)
-{
-    int error;
-    struct xenpv_service *service = xenpv_service_new(engine, &error);
-
-    CHECK(service != NULL);
-    for (uint32_t i = 0; i < count; i++)
-        CHECK_EQ(xenpv_service_add(service, queues[i]->back), 0);
-    return service;
-}
-
-static void let_go(struct xenpv_service *service, struct queue **queues, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++)
-        CHECK_EQ(xenpv_service_remove(service, queues[i]->back), 0);
-    xenpv_service_free(service);
-    for (uint32_t i = 0; i < count; i++)
-        queue_close(queues[i]);
-}
-
 /* A busy queue writes 1, 2, 3, ... to the first bytes of the disk, `pages` at once, as far as its ring goes; quiet ones read
  * them once. What they read is how many requests of the busy one came before theirs. */
 static void a_turn_ends(uint8_t pages, uint32_t writes, uint32_t most)
@@ -79,7 +59,7 @@ static void a_turn_ends(uint8_t pages, uint32_t writes, uint32_t most)
         CHECK_EQ(xenpv_service_run(service), 0);
         CHECK(busy.stats.requests[XENPV_OP_WRITE] > served);
     }
-    let_go(service, queues, 1 + QUIET);
+    service_let_go(service, queues, 1 + QUIET);
     free(model);
     close(fd);
 }

@@ -35,8 +35,9 @@ static int give(struct xenpv_back *back, struct xenpv_request *requests, uint32_
     return taken && !count ? 0 : (int)count;
 }
 
-/* Sleeps until an event, the deadline, or wake_fd: 1 to look at the ring again. */
-static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline, int wake_fd)
+/* Sleeps until an event, the deadline, or wake_fd: 1 to look at the ring again. *over: for the last time, since the deadline or
+ * wake_fd came with the event. */
+static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline, int wake_fd, int *over)
 {
     struct pollfd fds[2] = { { .fd = back->port.wait_fd, .events = POLLIN }, { .fd = wake_fd, .events = POLLIN } };
     struct timespec wait = { 0 };
@@ -50,6 +51,7 @@ static int await(struct xenpv_back *back, int64_t timeout_ns, uint64_t deadline,
         return -errno;
     if (fds[0].revents) {
         xenpv_back_wake(back);
+        *over = fds[1].revents || timeout_ns == 0 || (timeout_ns > 0 && now >= deadline);
         return 1;
     }
     return 0;
@@ -66,6 +68,7 @@ static int is_over(int64_t timeout_ns, uint64_t deadline, int wake_fd)
 int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uint32_t max, int64_t timeout_ns, int wake_fd)
 {
     uint64_t deadline = timeout_ns > 0 ? xenpv_clock_ns(CLOCK_MONOTONIC) + (uint64_t)timeout_ns : 0;
+    int over = 0; /* the next look that finds nothing is the last: a frontend that notifies without end keeps nobody here */
 
     if (back->config.fd >= 0 || !max)
         return -EINVAL;
@@ -90,7 +93,9 @@ int xenpv_back_next(struct xenpv_back *back, struct xenpv_request *requests, uin
         }
         if (!xenpv_back_rest(back))
             continue;
-        n = await(back, timeout_ns, deadline, wake_fd);
+        if (over)
+            return 0;
+        n = await(back, timeout_ns, deadline, wake_fd, &over);
         if (n == -EINTR)
             return -EINTR;
         if (n <= 0)

@@ -11,7 +11,8 @@
  *
  * In a pass each active queue has its turn, which is bounded by what its requests weigh, not by how many there are: a page
  * and a megabyte do not take the same time. Sleeping queues are looked for by the same measure, so the wait of a queue that
- * wakes is bounded by the others' turns of one pass. */
+ * wakes is bounded by the others' turns of one pass. A frontend that notifies without end, with nothing in its ring, has one
+ * event taken and one empty turn between two such looks. */
 
 #define BATCH 8u          /* requests taken at once */
 #define TURN 64u          /* weight of one queue's requests before the next queue's turn */
@@ -23,6 +24,7 @@
                              them takes a CPU that the others want, and comes back for the next 4 */
 #define PUBLISH_COPIES 16u /* the same where showing them begins with a grant copy, a system call for all */
 #define LOOK_AFTER 64u    /* weight, a turn itself 1, between two looks at the sleeping queues' events */
+#define EVENTS 32         /* of one look: fewer than LOOK_AFTER, so a pass ends even if all of them woke for nothing, each time */
 #define RETRY_MS 1        /* until what the kernel would not take is handed to it again */
 
 struct xenpv_service {
@@ -191,6 +193,18 @@ static int serve(struct xenpv_service *s, struct xenpv_back *back)
     return taken < 0 ? taken : (int)total;
 }
 
+/* The frontend broke the rules. What it sends until the queue is removed wakes nobody, and is not told of anew. */
+static void halt(struct xenpv_service *s, uint32_t at)
+{
+    struct xenpv_back *back = s->active[at];
+    struct epoll_event none = { .data.ptr = back };
+
+    epoll_ctl(s->epoll_fd, EPOLL_CTL_MOD, back->port.wait_fd, &none);
+    s->halted = 1;
+    xenpv_spin_stop(&back->spin);
+    deactivate(s, at);
+}
+
 /* The run ends with queues still active: what they hold of the right to spin is for those who go on. */
 static void pause_spins(struct xenpv_service *s)
 {
@@ -201,8 +215,8 @@ static void pause_spins(struct xenpv_service *s)
 /* Takes what epoll says. */
 static void look(struct xenpv_service *s, int timeout)
 {
-    struct epoll_event events[32];
-    int count = epoll_wait(s->epoll_fd, events, 32, timeout);
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(s->epoll_fd, events, EVENTS, timeout);
     uint64_t value;
 
     s->spent = 0;
@@ -228,9 +242,7 @@ static void pass(struct xenpv_service *s)
         struct xenpv_back *back = s->active[i];
         int n = serve(s, back);
         if (n < 0) {
-            s->halted = 1;
-            xenpv_spin_stop(&back->spin);
-            deactivate(s, i);
+            halt(s, i);
             continue;
         }
         found += (uint32_t)n;
