@@ -108,7 +108,16 @@ def test_a_case_of_ones_own_and_its_picture(tmp_path: Path, bench: Callable[...,
     assert "rw60-64k-qd4, tmpfs" in "".join(ElementTree.parse(picture).getroot().itertext())
 
 
+def test_a_disk_of_several_queues_is_named_as_one(bench: Callable[..., dict[str, Any]]) -> None:
+    """More of them than a backend offers by itself."""
+    found = bench("--queues", "6", "--case", "randread-4k-qd32", "--storage", "tmpfs", "--system", "xenpv", "--runs", "1")
+    [row] = found["results"]
+    assert found["options"]["queues"] == row["options"]["features"]["queues"] == row["options"]["backend"]["queues"] == 6
+    assert "6 x 64 entries" in row["options"]["setup"] and row["iops"] > 0
+
+
 @pytest.mark.parametrize("arguments", [
+    ("--queues", "2", "--notifications"), ("--queues", "2", "--profiling"), ("--queues", "2", "--agent"),
     ("--rw", "read", "--case", "randread-4k-qd1"), ("--rw", "read", "--block", "5000"),
     ("--plot", "x.svg", "--vbds", "4"), ("--plot", "x.png"),
     ("--vbds", "8", "--size", "4M"), ("--vbds", "4", "--system", "raw"), ("--disk", "xvda"), ("--agent", "--disk", "xvda"),

@@ -12,6 +12,8 @@ import pytest
 from xenpv_tools.bench.cases import Case
 from xenpv_tools.bench.many_system import Load, Many
 
+from xenpv.stats import decode_back
+
 pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm here")
 VBDS = 24
 CASE = Case("case", 4096, 4)
@@ -63,13 +65,25 @@ def test_all_are_served_at_once(system: Many) -> None:
     assert run.backend["requests"] >= run.ios
 
 
+def test_a_load_uses_every_queue_and_all_are_counted(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(64 * 4096))
+    with Many([image], tmp_path, domains=1, depth=32, pool=1 << 20, spin_us=None, queues=3) as system:
+        run = system.run([Load(0, CASE)], 0.1)
+        pages = [page.read_bytes() for page in (tmp_path / "run" / "backend").glob("*.stats")]
+        each = [sum(decode_back(page)["requests"].values()) for page in pages]
+    assert len(each) == 3 and min(each) > 0
+    assert run.backend["requests"] == sum(each) == run.loads[0].frontend["requests"] == run.ios
+
+
 def test_the_bench_of_many_vbds_says_it_all() -> None:
-    done = subprocess.run([sys.executable, "-m", "xenpv_tools", "bench", "--vbds", "4", "--domains", "2", "--size", "8M",
-                           "--seconds", "0.1", "--runs", "1", "--json"], capture_output=True, text=True, timeout=120,
-                          check=False)
+    done = subprocess.run([sys.executable, "-m", "xenpv_tools", "bench", "--vbds", "4", "--domains", "2", "--queues", "2",
+                           "--size", "8M", "--seconds", "0.1", "--runs", "1", "--json"], capture_output=True, text=True,
+                          timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [(row["vbds"], row["rescues"]) for row in found["rows"]] == [(1, 0), (4, 0)]
     assert [row["quiet"] for row in found["neighbour"]] == ["alone", "beside a greedy one"]
     assert {"per_vbd_connected", "per_vbd_after_load"} < found["memory"].keys()
+    assert found["queues"] == found["features"]["queues"] == 2
     assert found["idle"].keys() == {"seconds", "wakeups_per_second", "cpu_ms_per_second"}

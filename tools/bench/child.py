@@ -7,7 +7,7 @@ loads URI                           many disks: see loads.py
 All end on SIGTERM, in order. The backend says "ready" on its standard output. The load reads one JSON object a line
 and answers each with one, until the end of its input:
 
-    {"vdev", "flag", "spin_us", "stamp"}    open a disk -> {"features"}; all but the first may be null
+    {"vdev", "queues", "flag", "spin_us", "stamp"}    open a disk -> {"features"}; all but the first two may be null
     {"vdev", "case", "seconds", "seed"}     run a load  -> {"result"}, a LoadResult; `case` has a Case's fields
     {"vdev", "requests"}                    stamped reads, one at a time -> {"totals"}, see totals.py
     {"vdev", "close"}                       close the disk -> {}
@@ -18,6 +18,7 @@ An answer has "error" instead when it went wrong.
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import sys
 from contextlib import ExitStack
@@ -47,6 +48,8 @@ def backend(uri: str, rundir: str, spin_us: int | None, file: str | None = None)
         found = BackendOptions(log_level="warning", **({} if file is None else json.loads(Path(file).read_text())))
         return found if spin_us is None else replace(found, spin_us=spin_us)
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each queue of each disk has four
     with open_domain(uri) as domain:
         return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options(), reload=options)
 
@@ -77,7 +80,8 @@ def load(uri: str) -> int:
                 return {"result": asdict(result)}
             spin = {} if request["spin_us"] is None else {"spin_ns": request["spin_us"] * 1000}
             disks[vdev] = Disk.open(domain, vdev, depth=RING_DEPTH, pool_bytes=POOL_BYTES, flag=request["flag"],
-                                    stamp=request["stamp"], closing_patience=loads.PATIENCE, **spin)
+                                    stamp=request["stamp"], queues=request["queues"],
+                                    closing_patience=loads.PATIENCE, **spin)
             return {"features": asdict(disks[vdev].features)}
 
         for line in sys.stdin:

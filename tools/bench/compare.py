@@ -32,6 +32,8 @@ EXPLANATIONS = {
         "nbdkit": "fio's lat: submission to completion of an I/O",
         "qemu-storage-daemon": "fio's lat: submission to completion of an I/O",
     },
+    "queues": "xenpv's I/Os in flight are shared out among the disk's queues, which one thread of the load serves in turn; "
+              "fio is one client, with one job (numjobs=1)",
     "cpu": "user and system time of both sides (backend and load; server and fio), all threads: the growth of the "
            "processes' CPU clocks over the run; of fio the whole process, less what it takes with a single I/O",
 }
@@ -53,6 +55,8 @@ class Plan:
     """None: as xenpv comes."""
     directory: Path | None = None
     """For `disk`; None: the user's cache directory."""
+    queues: int = 1
+    """Of xenpv's disk."""
 
 
 def compare(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
@@ -75,14 +79,14 @@ def compare(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
         "results": results, "not_run": not_run, "versions": versions(), "processors": processors(),
         "load_average": {"before": began, "after": load_average()},
         "options": {"seconds": plan.seconds, "runs": plan.runs, "size": plan.size, "spin_us": plan.spin_us,
-                    "pinning": PINNING, "directory": str(plan.directory) if plan.directory else None},
+                    "queues": plan.queues, "pinning": PINNING, "directory": str(plan.directory) if plan.directory else None},
         "how": EXPLANATIONS,
     }
 
 
 def _make(name: str, plan: Plan, made: Target, folder: Path) -> System:
     if name == "xenpv":
-        return Xenpv(made, folder, plan.spin_us)
+        return Xenpv(made, folder, plan.spin_us, queues=plan.queues)
     return PEERS[name](made, folder)
 
 

@@ -5,13 +5,18 @@ RULES
   stands.
 - An I/O's time is that from the return of the batch call that freed its slot, after which it is submitted, to the
   return of the one that brings it: what a program that calls Disk's batches sees. Nothing is left out.
+- A disk with several queues has a batch on each, with its share of the I/Os in flight, and one thread for all: the load is one
+  client, as a peer's is.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from time import perf_counter_ns, process_time
 
@@ -44,6 +49,11 @@ class LoadResult:
     """What the disk's counters grew by (xenpv_frontend/stats.py); `requests` are the ring's."""
 
 
+def shares(depth: int, queues: int) -> list[int]:
+    """`depth` I/Os in flight, shared out among `queues`: what each has of them. A queue that would have none is left out."""
+    return [depth // queues + (number < depth % queues) for number in range(min(depth, queues))]
+
+
 @functools.lru_cache(maxsize=4)
 def sectors_of(size: int, case: Case, seed: int) -> array[int]:
     """Where the I/Os of `case` go on a disk of `size` bytes, in sectors of 512: all blocks in order, or a random choice
@@ -58,16 +68,75 @@ def sectors_of(size: int, case: Case, seed: int) -> array[int]:
     return found * (-(-case.depth // len(found)))
 
 
-class _Loop:
-    """The loop over one batch. Of a mix, the free slots of each turn are shared out among reads and writes."""
+class _Sectors:
+    """Where the next I/Os go, whichever batch they are of."""
 
-    def __init__(self, batch: Batch, case: Case, sectors: array[int]) -> None:
-        self._batch = batch
-        self._case = case
+    def __init__(self, sectors: array[int]) -> None:
         self._sectors = memoryview(sectors)
         self._at = 0
+
+    def next(self, count: int) -> memoryview:
+        if self._at + count > len(self._sectors):
+            self._at = 0
+        self._at += count
+        return self._sectors[self._at - count:self._at]
+
+
+class _Lane:
+    """The loop over one batch. Of a mix, the free slots of each turn are shared out among reads and writes."""
+
+    def __init__(self, batch: Batch, case: Case, sectors: _Sectors) -> None:
+        self._batch = batch
+        self._case = case
+        self._sectors = sectors
         self._share = 0
         """Of the reads in a mix, hundredths of an I/O that the next turn has more."""
+        self._times = array("Q")
+        self._slots: list[bytes] = []
+
+    def turns(self, start: int, end: int) -> Iterator[bool]:
+        """A turn each time: until the clock says `end`, and on until the batch is idle."""
+        batch, case, sectors = self._batch, self._case, self._sectors
+        times, slots = self._times, self._slots = array("Q"), []
+        op = Op.WRITE if case.writes else Op.READ
+        at_least = batch.depth if case.burst else 1
+        now, free = start, batch.depth
+        while now < end:
+            early = reads = 0
+            if case.reads is not None:
+                self._share += free * case.reads
+                reads, self._share = divmod(self._share, 100)
+                early = batch.exchange(Op.READ, sectors.next(reads), at_least=0)
+                times.append(perf_counter_ns())
+                slots.append(batch.slots.tobytes())
+            free = early + batch.exchange(op, sectors.next(free - reads), at_least=0 if early else at_least)
+            now = perf_counter_ns()
+            times.append(now)
+            slots.append(batch.slots.tobytes())
+            yield True
+        while batch.in_flight:
+            batch.exchange(op, sectors.next(0), at_least=batch.in_flight)
+            times.append(perf_counter_ns())
+            slots.append(batch.slots.tobytes())
+            yield True
+
+    def digest(self, start: int, add: Callable[[int], None]) -> tuple[int, int]:
+        """Tell `add` the times of what the turns since `start` brought. How many I/Os, and when the last turn ended."""
+        freed, ios = [start] * self._batch.depth, 0
+        for now, done in zip(self._times, self._slots, strict=True):
+            for slot in memoryview(done).cast("I"):
+                add(now - freed[slot])
+                freed[slot] = now
+            ios += len(done) // 4
+        return ios, self._times[-1] if self._times else start
+
+
+class _Loop:
+    """The load over all batches of a disk, which have their turns in one thread."""
+
+    def __init__(self, batches: Sequence[Batch], case: Case, sectors: array[int]) -> None:
+        common = _Sectors(sectors)
+        self._lanes = [_Lane(batch, case, common) for batch in batches]
         self._histogram = Histogram()
         self.ios = 0
         self.seconds = 0.0
@@ -76,49 +145,18 @@ class _Loop:
     def percentile_us(self, percent: float) -> float:
         return (self._histogram.percentile(percent) or 0.0) / 1000
 
-    def _next(self, count: int) -> memoryview:
-        if self._at + count > len(self._sectors):
-            self._at = 0
-        self._at += count
-        return self._sectors[self._at - count:self._at]
-
     def run(self, seconds: float) -> None:
         """`seconds` of load, from an idle disk to an idle disk."""
-        batch, case = self._batch, self._case
-        op = Op.WRITE if case.writes else Op.READ
-        at_least = case.depth if case.burst else 1
-        times, slots = array("Q"), []
         cpu, start = process_time(), perf_counter_ns()
-        now, end, free = start, start + int(seconds * 1e9), case.depth
-        while now < end:
-            early = reads = 0
-            if case.reads is not None:
-                self._share += free * case.reads
-                reads, self._share = divmod(self._share, 100)
-                early = batch.exchange(Op.READ, self._next(reads), at_least=0)
-                times.append(perf_counter_ns())
-                slots.append(batch.slots.tobytes())
-            free = early + batch.exchange(op, self._next(free - reads), at_least=0 if early else at_least)
-            now = perf_counter_ns()
-            times.append(now)
-            slots.append(batch.slots.tobytes())
-        while batch.in_flight:
-            batch.exchange(op, self._sectors[:0], at_least=batch.in_flight)
-            now = perf_counter_ns()
-            times.append(now)
-            slots.append(batch.slots.tobytes())
-        self.seconds += (now - start) / 1e9
+        left = [lane.turns(start, start + int(seconds * 1e9)) for lane in self._lanes]
+        while len(left) > 1:
+            left = [turns for turns in left if next(turns, False)]
+        for _ in itertools.chain(*left):
+            pass
         self.cpu_seconds += process_time() - cpu
-        self._digest(start, times, slots)
-
-    def _digest(self, start: int, times: array[int], slots: list[bytes]) -> None:
-        freed = [start] * self._case.depth
-        add = self._histogram.add
-        for now, done in zip(times, slots, strict=True):
-            for slot in memoryview(done).cast("I"):
-                add(now - freed[slot])
-                freed[slot] = now
-            self.ios += len(done) // 4
+        found = [lane.digest(start, self._histogram.add) for lane in self._lanes]
+        self.ios += sum(ios for ios, _ in found)
+        self.seconds += (max(ended for _, ended in found) - start) / 1e9
 
 
 def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResult:
@@ -128,12 +166,14 @@ def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResul
     """
     sectors = sectors_of(disk.size, case, seed)
     before = disk.stats()
-    with disk.batch(case.depth, case.block) as batch:
+    with ExitStack() as stack:
+        batches = [stack.enter_context(disk.batch(share, case.block)) for share in shares(case.depth, disk.features.queues)]
         if case.writes:
             data = random.Random(seed).randbytes(case.block)
-            for slot in range(case.depth):
-                batch.buffer(slot)[:] = data
-        loop = _Loop(batch, case, sectors)
+            for batch in batches:
+                for slot in range(batch.depth):
+                    batch.buffer(slot)[:] = data
+        loop = _Loop(batches, case, sectors)
         while (left := seconds - loop.seconds) > 0:
             loop.run(min(left, _STRETCH))
     grown = {name: value - getattr(before, name) for name, value in asdict(disk.stats()).items()}

@@ -5,7 +5,8 @@ forked from one that has imported everything, before any of them has opened a do
 
 Reads one JSON object a line and answers each with one, until the end of its input:
 
-    {"open": [{"domid", "vdev"}, ...], "spin_us", "depth", "pool"}       open the disks -> {"features"} of the first
+    {"open": [{"domid", "vdev"}, ...], "spin_us", "depth", "pool", "queues"}
+                                                                         open the disks -> {"features"} of the first
     {"run": [{"disk": INDEX, "case": {...}}, ...], "seconds", "seed"}    run their loads -> {"results": [LoadResult, ...]}
 
 An answer has "error" instead when it went wrong.
@@ -126,7 +127,8 @@ def _disk(uri: str, settings: dict[str, Any], requests: Iterator[dict[str, Any]]
             domain = stack.enter_context(open_domain(uri))
             spin = {} if settings["spin_us"] is None else {"spin_ns": settings["spin_us"] * 1000}
             disk = stack.enter_context(Disk.open(domain, settings["vdev"], depth=settings["depth"],
-                                                 pool_bytes=settings["pool"], closing_patience=PATIENCE,
+                                                 pool_bytes=settings["pool"], queues=settings["queues"],
+                                                 closing_patience=PATIENCE,
                                                  timeout=_OPEN_SECONDS, **spin))
             answer({"features": asdict(disk.features)})
             for request in requests:

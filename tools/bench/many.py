@@ -48,6 +48,8 @@ class ManyPlan:
     """Bytes of the files of all the vbds together; the one vbd's has as many."""
     spin_us: int | None = None
     directory: Path | None = None
+    queues: int = 1
+    """Of each vbd."""
 
     def check(self) -> None:
         """Raises UsageError for what cannot be."""
@@ -72,7 +74,7 @@ def measure_many(plan: ManyPlan, say: Callable[[str], None]) -> dict[str, Any]:
         pool = 2 * max(case.block * case.depth for case in (*plan.cases, GREEDY))
         system = stack.enter_context(Many(
             [made_file.path for made_file in made], stack.enter_context(work_directory()), domains=plan.domains,
-            depth=min(deepest, 64), pool=pool, spin_us=plan.spin_us))
+            depth=min(deepest, 64), pool=pool, spin_us=plan.spin_us, queues=plan.queues))
         connected = system.memory()
         say("idle")
         idle = _idle(system)
@@ -84,7 +86,7 @@ def measure_many(plan: ManyPlan, say: Callable[[str], None]) -> dict[str, Any]:
         assert system.memory_before is not None
         before = system.memory_before
     return {
-        "vbds": plan.vbds, "domains": plan.domains, "storage": plan.storage, "rows": rows, "idle": idle,
+        "vbds": plan.vbds, "domains": plan.domains, "queues": plan.queues, "storage": plan.storage, "rows": rows, "idle": idle,
         "memory": {"without_vbds": asdict(before), "connected": asdict(connected), "after_load": asdict(loaded),
                    "per_vbd_connected": _each(connected.anonymous - before.anonymous, plan.vbds + 1),
                    "per_vbd_after_load": _each(loaded.anonymous - before.anonymous, plan.vbds + 1)},

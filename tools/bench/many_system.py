@@ -77,8 +77,8 @@ class Many(OwnXen):
     """`images`: the file of each disk. From `with` to its end."""
 
     def __init__(self, images: Sequence[Path], folder: Path, *, domains: int, depth: int, pool: int,
-                 spin_us: int | None) -> None:
-        super().__init__(folder, spin_us)
+                 spin_us: int | None, queues: int = 1) -> None:
+        super().__init__(folder, spin_us, queues)
         self._images = images
         self._domains = domains
         self._depth = depth
@@ -89,6 +89,7 @@ class Many(OwnXen):
         """Of the backend, before it had a disk."""
 
     def _start(self) -> None:
+        self._write_options({})
         domids = self._start_backend([f"load{number}" for number in range(self._domains)])
         self.memory_before = self.memory()
         vdevs = places(len(self._images), self._domains)
@@ -101,7 +102,7 @@ class Many(OwnXen):
         self._stack.callback(self._loads.close)
         asked = [{"domid": domids[domain], "vdev": vdev} for domain, vdev in vdevs]
         self.features = self._loads.ask({"open": asked, "spin_us": self._spin_us, "depth": self._depth,
-                                         "pool": self._pool}, self._backend)["features"]
+                                         "pool": self._pool, "queues": self._queues}, self._backend)["features"]
 
     def memory(self) -> Memory:
         """Of the backend, now."""
@@ -122,10 +123,10 @@ class Many(OwnXen):
                         Switches(after.voluntary - before.voluntary, after.involuntary - before.involuntary))
 
     def counters(self) -> dict[str, int]:
-        """The backend's, of all queues together."""
+        """The backend's, of all disks together."""
         each = self.each_counters()
         return {name: sum(counters[name] for counters in each) for name in _SUMMED}
 
     def each_counters(self) -> list[dict[str, int]]:
-        """The backend's, of each queue."""
+        """The backend's, of each disk."""
         return [{name: int(counters[name]) for name in _SUMMED} for counters in map(self._counters, self.places)]

@@ -13,7 +13,8 @@ import select
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from xenpv.errors import HypervisorError, XenpvError
 from xenpv.hypervisors.emulated import host
 from xenpv.stats import PAGE_BYTES, decode_back
 from xenpv.xenbus import VbdPlace
+from xenpv_backend.options import BackendOptions
 
 from .cpu import process_cpu_ns
 
@@ -93,12 +95,14 @@ class Child:
 
 
 class OwnXen(ABC):
-    """The base of the systems that stand on one. All that it needs is in `folder`."""
+    """The base of the systems that stand on one. All that it needs is in `folder`; a disk has `queues` queues."""
 
-    def __init__(self, folder: Path, spin_us: int | None) -> None:
+    def __init__(self, folder: Path, spin_us: int | None, queues: int) -> None:
         self._run = folder / "run"
         self._logs = folder
         self._spin_us = spin_us
+        self._queues = queues
+        self._options = folder / "backend.json"
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -122,13 +126,18 @@ class OwnXen(ABC):
     def _start(self) -> None:
         """Start everything; what has to end later is on the stack."""
 
-    def _start_backend(self, domains: Sequence[str], *arguments: str) -> list[int]:
-        """The host, domains of those names, and a backend; child.py says which `arguments` it takes. The domids."""
+    def _write_options(self, options: Mapping[str, str]) -> None:
+        """What the backend takes when it starts or gets SIGHUP, by the names of BackendOptions; it offers enough queues."""
+        self._options.write_text(json.dumps({"max_queues": max(BackendOptions().max_queues, self._queues), **options}))
+
+    def _start_backend(self, domains: Sequence[str]) -> list[int]:
+        """The host, domains of those names, and a backend with what _write_options() wrote. The domids."""
         host.start(self._run)
         self._stack.callback(host.stop, self._run)
         domids = [int(host.request(self._run, "create", name=name)["domid"]) for name in domains]
         spin = "-" if self._spin_us is None else str(self._spin_us)
-        self._backend = Child("backend", ["backend", self.uri, str(self._run), spin, *arguments], self._logs / "backend.log")
+        self._backend = Child("backend", ["backend", self.uri, str(self._run), spin, str(self._options)],
+                              self._logs / "backend.log")
         self._stack.callback(self._backend.close)
         self._backend.line()
         return domids
@@ -137,10 +146,12 @@ class OwnXen(ABC):
         """CPU time of the backend, so far."""
         return process_cpu_ns(self._backend.pid)
 
-    def _counters(self, place: VbdPlace) -> dict[str, Any]:
-        """The backend's of a disk, from its statistics page; `requests` in one figure."""
-        page = self._run / "backend" / f"{place.frontend_domid}-{place.devid}-0.stats"  # xenpv_backend/rundir.py
-        with open(page, "rb") as file:
-            counters = decode_back(file.read(PAGE_BYTES))
-        counters["requests"] = sum(counters["requests"].values())
-        return counters
+    def _counters(self, place: VbdPlace) -> Counter[str]:
+        """The backend's of a disk, from the statistics pages of its queues together; `requests` in one figure."""
+        found: Counter[str] = Counter()
+        for queue in range(self._queues):
+            page = self._run / "backend" / f"{place.frontend_domid}-{place.devid}-{queue}.stats"  # xenpv_backend/rundir.py
+            with open(page, "rb") as file:
+                counters = decode_back(file.read(PAGE_BYTES))
+            found.update({**counters, "requests": sum(counters["requests"].values())})
+        return found

@@ -39,7 +39,9 @@ def comparison(found: dict[str, Any]) -> str:
     parts = [table(header, rows, _RIGHT)] if rows else []
     parts += [_not_run(found["not_run"])] if found["not_run"] else []
     parts += [text] if (text := _as_run(results)) else []
-    return "\n\n".join([*parts, f"{_circumstances(found)}\n{_how(found['how'])}"])
+    queues = found["options"]["queues"]
+    several = f"\nQueues: {queues}: {found['how']['queues']}." if queues > 1 else ""
+    return "\n\n".join([*parts, f"{_circumstances(found)}\n{_how(found['how'])}{several}"])
 
 
 def _as_run(results: list[dict[str, Any]]) -> str:
@@ -153,8 +155,9 @@ def many(found: dict[str, Any]) -> str:
         table(header, rows, [*header[1:]]),
         table(["two vbds, one 4 KiB read each", "IOPS each", "p50 us", "p99 us", "CPU us/IO", "the greedy one's MB/s"],
               quiet, ["IOPS each", "p50 us", "p99 us", "CPU us/IO", "the greedy one's MB/s"]),
-        f"{found['vbds']} vbds of {found['domains']} domains and the one, on {found['storage']}, spin "
-        f"{found['options']['spin_us']} us; a load process each. Slowest and fastest are of the mean.\n"
+        f"{found['vbds']} vbds of {found['domains']} domains and the one, {found['queues']} queue"
+        f"{'s' if found['queues'] > 1 else ''} each, on {found['storage']}, spin {found['options']['spin_us']} us; a load "
+        "process each. Slowest and fastest are of the mean.\n"
         "Notifications (both directions), the backend's sleeps and its threads' context switches are per 1,000 requests "
         "of the ring.\n"
         f"Idle, all connected: {idle['wakeups_per_second']:g} wake-ups and {idle['cpu_ms_per_second']:g} ms of CPU time a "

@@ -6,7 +6,6 @@ RULES
 
 from __future__ import annotations
 
-import json
 import select
 import signal
 import time
@@ -61,22 +60,23 @@ NO_PROFILE = Profile()
 
 
 class Xenpv(OwnXen):
-    """See System. `modes` of the ring: one disk each, read-only if there is more than one; None is as xenpv comes."""
+    """See System. `modes` of the ring: one disk each, read-only if there is more than one; None is as xenpv comes. A disk has
+    `queues` queues.
+    """
 
     name = "xenpv"
 
     def __init__(self, target: Target, folder: Path, spin_us: int | None, *,
-                 modes: Sequence[str | None] = (None,)) -> None:
-        super().__init__(folder, spin_us)
+                 modes: Sequence[str | None] = (None,), queues: int = 1) -> None:
+        super().__init__(folder, spin_us, queues)
         self._target = target
         self._vdevs = {mode: f"xvd{chr(ord('a') + number)}" for number, mode in enumerate(modes)}
-        self._options = self._logs / "backend.json"
         self._features: dict[str, Any] = {}
         self._domid = 0
 
     def _start(self) -> None:
-        self._options.write_text(json.dumps(NO_PROFILE.options()))
-        self._domid, = self._start_backend(["load"], str(self._options))
+        self._write_options(NO_PROFILE.options())
+        self._domid, = self._start_backend(["load"])
         self._attach()
         self._load = Child("load", ["load", f"{self.uri}#{self._domid}"], self._logs / "load.log")
         self._stack.callback(self._load.close, self._backend)
@@ -84,14 +84,14 @@ class Xenpv(OwnXen):
             self._open(vdev, None if mode is None else _FLAGS[mode])
 
     def _open(self, vdev: str, flag: bool | None, stamp: str | None = None) -> None:
-        self._features = self._load.ask({"vdev": vdev, "flag": flag, "spin_us": self._spin_us, "stamp": stamp},
-                                        self._backend)["features"]
+        self._features = self._load.ask({"vdev": vdev, "flag": flag, "spin_us": self._spin_us, "stamp": stamp,
+                                         "queues": self._queues}, self._backend)["features"]
 
     def profile(self, wanted: Profile) -> None:
         """Measure so from now on: the backend's options change, and the disk is connected anew."""
         vdev, = self._vdevs.values()
         self._load.ask({"vdev": vdev, "close": True}, self._backend)
-        self._options.write_text(json.dumps(wanted.options()))
+        self._write_options(wanted.options())
         signal.pidfd_send_signal(self._backend.pidfd, signal.SIGHUP)
         deadline = time.monotonic() + END_SECONDS
         while wanted.options().items() - ask(self._run, "status")["options"].items():
@@ -121,8 +121,9 @@ class Xenpv(OwnXen):
         spin = DEFAULT_SPIN_US if self._spin_us is None else self._spin_us
         mode = "flag" if self._features["flag"] else "event index"
         served = ask(self._run, "list")["devices"][0]
+        queues = "" if served["queues"] == 1 else f"{served['queues']} x "
         return {"setup": f"{served['engine']}, {served['storage']['cache']}, {mode}, spin {spin} us, "
-                         f"{served['ring_entries']} entries",
+                         f"{queues}{served['ring_entries']} entries",
                 "spin_us": spin, "features": self._features,
                 "backend": {name: served[name] for name in ("engine", "storage", "queues", "ring_entries", "protocol")}}
 

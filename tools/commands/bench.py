@@ -51,6 +51,8 @@ def write_text(path: Path, text: str) -> None:
 @click.option("--size", default="1G", show_default=True, metavar="SIZE", help="Of the file.")
 @click.option("--spin-us", type=click.IntRange(0, 1000),
               help="How long a side of xenpv that found nothing looks again before it sleeps. Default: as it comes.")
+@click.option("--queues", type=click.IntRange(1, 16), default=1, show_default=True, metavar="N",
+              help="Of xenpv's disk, or with --vbds of each; the I/Os in flight are shared out among them.")
 @click.option("--plot", "picture", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.svg",
               help="Write the comparison as a picture, too.")
 @click.option("--notifications", is_flag=True,
@@ -71,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
 @verb(json=True)
 def command(session: Session, cases: Sequence[str], rw: str | None, block: str, depth: int, reads: int,
             systems: Sequence[str], storages: Sequence[str], directory: Path | None, seconds: float | None,
-            runs: int | None, size: str, spin_us: int | None, picture: Path | None, notifications: bool,
+            runs: int | None, size: str, spin_us: int | None, queues: int, picture: Path | None, notifications: bool,
             profiling: bool, profiles: Sequence[str], vbds: int | None, domains: int, guest: str | None, disks: Sequence[str],
             agent: bool) -> int:
     """Measure xenpv against raw I/O (fio on the file), nbdkit and qemu-storage-daemon (fio over a Unix socket).
@@ -91,6 +93,8 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
         raise UsageError("--disk goes with --guest, in dom0; --agent stands alone, in the guest")
     if guest and (systems or storages or directory or notifications or profiling or vbds or spin_us is not None):
         raise UsageError("--guest measures the disks of a guest as they are: leave out what says how others are made")
+    if queues > 1 and (agent or guest or notifications or profiling):
+        raise UsageError("--queues is for the comparison and for --vbds: the other disks have one queue, or what a guest has")
     if picture and (notifications or profiling or vbds):
         raise UsageError("--plot draws the comparison: leave out --notifications, --profiling and --vbds")
     own = [make_case(rw, parse_size(block), depth, reads)] if rw else []
@@ -129,11 +133,12 @@ def command(session: Session, cases: Sequence[str], rw: str | None, block: str, 
                 raise UsageError("--vbds is about xenpv's backend alone: leave out --system")
             many = measure_many(ManyPlan(
                 vbds, min(domains, vbds), chosen(("randread-4k-qd32",)),
-                storages[0] if storages else "tmpfs", seconds or 2.0, runs or 3, length, spin_us, directory), session.say)
+                storages[0] if storages else "tmpfs", seconds or 2.0, runs or 3, length, spin_us, directory, queues),
+                session.say)
             session.show(many, report.many(many))
             return 0
         plan = compare.Plan(chosen(tuple(CASES)), systems or compare.SYSTEMS,
-                            storages or compare.STORAGES, seconds or 2.0, runs or 3, length, spin_us, directory)
+                            storages or compare.STORAGES, seconds or 2.0, runs or 3, length, spin_us, directory, queues)
         found = compare.compare(plan, session.say)
     if picture and found["results"]:
         write_text(picture, plot.comparison(found))

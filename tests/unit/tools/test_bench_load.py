@@ -39,19 +39,26 @@ def test_a_disk_without_a_block_is_refused() -> None:
         load.sectors_of(4095, RANDOM, 1)
 
 
-class Batch:
-    """Brings back what it is told to, as Batch does; the clock moves 1 us each time."""
+class Clock:
+    """Moves 1 us with each exchange, of whichever batch."""
 
-    def __init__(self, answers: list[list[int]]) -> None:
+    now = 1000
+
+
+class Batch:
+    """Brings back what it is told to, as Batch does."""
+
+    def __init__(self, answers: list[list[int]], depth: int = 4, clock: Clock | None = None) -> None:
         self.answers = iter(answers)
-        self.now = 1000
+        self.depth = depth
+        self.clock = clock or Clock()
         self.in_flight = 0
         self.submitted: list[int] = []
         self.slots = memoryview(array("I"))
 
     def exchange(self, op: int, sectors: memoryview, *, at_least: int) -> int:
         self.submitted += sectors
-        self.now += 1000
+        self.clock.now += 1000
         self.slots = memoryview(array("I", next(self.answers)))
         self.in_flight += len(sectors) - len(self.slots)
         assert at_least <= len(self.slots)
@@ -61,12 +68,12 @@ class Batch:
 @pytest.fixture
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
     batch = Batch([[0], [1, 0], [2, 3, 1], [0]])
-    monkeypatch.setattr(load, "perf_counter_ns", lambda: batch.now)
+    monkeypatch.setattr(load, "perf_counter_ns", lambda: batch.clock.now)
     yield batch
 
 
-def run(batch: Batch, seconds: float) -> load._Loop:
-    loop = load._Loop(batch, RANDOM, load.sectors_of(1 << 20, RANDOM, 1))  # type: ignore[arg-type]
+def run(batch: Batch, seconds: float, *more: Batch) -> load._Loop:
+    loop = load._Loop([batch, *more], RANDOM, load.sectors_of(1 << 20, RANDOM, 1))  # type: ignore[list-item]
     loop.run(seconds)
     return loop
 
@@ -80,7 +87,7 @@ def test_a_mix_has_its_share_of_reads_whatever_a_turn_brings(monkeypatch: pytest
     batch = Counting()
     monkeypatch.setattr(load, "perf_counter_ns", lambda: batch.now)
     case = Case("mix", 4096, 3, reads=70)
-    loop = load._Loop(batch, case, load.sectors_of(1 << 20, case, 1))  # type: ignore[arg-type]
+    loop = load._Loop([batch], case, load.sectors_of(1 << 20, case, 1))  # type: ignore[list-item]
     loop.run(1000e-6)
     assert batch.count[Op.READ] == pytest.approx(0.7 * loop.ios, abs=1)
     assert batch.count[Op.READ] + batch.count[Op.WRITE] == loop.ios > 1000
@@ -88,6 +95,8 @@ def test_a_mix_has_its_share_of_reads_whatever_a_turn_brings(monkeypatch: pytest
 
 class Counting:
     """Answers at once what it is given, oldest first, and counts by operation; the clock moves 1 us each time."""
+
+    depth = 3
 
     def __init__(self) -> None:
         self.count = {Op.READ: 0, Op.WRITE: 0}
@@ -114,6 +123,29 @@ def test_an_ios_time_runs_from_when_its_slot_was_free(clocked: Batch) -> None:
         pytest.approx(value, rel=0.016) for value in (1, 2, 2, 3)]
 
 
-def test_sectors_begin_anew_at_the_end(clocked: Batch) -> None:
-    loop = load._Loop(clocked, RANDOM, array("Q", range(5)))  # type: ignore[arg-type]
-    assert [list(loop._next(count)) for count in (3, 2, 4)] == [[0, 1, 2], [3, 4], [0, 1, 2, 3]]
+def test_sectors_begin_anew_at_the_end() -> None:
+    sectors = load._Sectors(array("Q", range(5)))
+    assert [list(sectors.next(count)) for count in (3, 2, 4)] == [[0, 1, 2], [3, 4], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(("depth", "queues", "each"), [
+    (32, 1, [32]), (32, 4, [8, 8, 8, 8]), (8, 3, [3, 3, 2]), (1, 4, [1]), (3, 16, [1, 1, 1])])
+def test_queues_share_the_depth(depth: int, queues: int, each: list[int]) -> None:
+    assert load.shares(depth, queues) == each
+
+
+def test_queues_have_their_turns_and_go_on_through_the_same_sectors(clocked: Batch) -> None:
+    """The one of two slots is asked while there is time, and both until nothing is in flight."""
+    other = Batch([[0], [1], [0, 1]], 2, clocked.clock)
+    loop = run(clocked, 5e-6, other)
+    both = clocked.submitted + other.submitted
+    assert loop.ios == len(both) and len(set(both)) == len(both)
+    assert (clocked.in_flight, other.in_flight) == (0, 0)
+    assert loop.seconds == pytest.approx(7e-6)
+
+
+def test_times_of_two_queues_are_counted_together(clocked: Batch) -> None:
+    """In us: 1, 2, 4; 3, 2; 5; 5 of the first one's slots, 2, 4; 4, 2 of the second one's."""
+    loop = run(clocked, 5e-6, Batch([[0], [1], [0, 1]], 2, clocked.clock))
+    assert [loop.percentile_us(percent) for percent in (9, 45, 50, 80, 100)] == [
+        pytest.approx(value, rel=0.016) for value in (1, 2, 3, 4, 5)]

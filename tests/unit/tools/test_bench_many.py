@@ -100,7 +100,7 @@ def test_a_process_that_has_ended_is_an_error(ask: Any) -> None:
 def test_the_table_has_one_against_all() -> None:
     rows = [many.row(CASE, 1, [together(load(400))]), many.row(CASE, 2, [together(load(100), load(300))])]
     found: dict[str, Any] = {
-        "rows": rows, "vbds": 2, "domains": 1, "storage": "tmpfs",
+        "rows": rows, "vbds": 2, "domains": 1, "queues": 3, "storage": "tmpfs",
         "memory": {"per_vbd_connected": 102400, "per_vbd_after_load": 204800},
         "idle": {"wakeups_per_second": 0.0, "cpu_ms_per_second": 0.0},
         "neighbour": [{"quiet": "alone", "iops_each": 5, "worst_p50_us": 1.0, "worst_p99_us": 2.0, "cpu_us_per_io": 3.0,
@@ -111,3 +111,4 @@ def test_the_table_has_one_against_all() -> None:
     text = report.many(found)
     assert text.splitlines()[2].split()[:6] == ["case", "2", "200", "1", "1.00", "0.50"]
     assert "100 KiB connected, 200 KiB after" in text and "0 wake-ups" in text
+    assert "2 vbds of 1 domains and the one, 3 queues each" in text

@@ -23,7 +23,7 @@ def found(*results: dict[str, Any], not_run: list[dict[str, str]] | None = None)
         "versions": {"xenpv": "0.1.0", "kernel": "6.1", "fio": "3.33", "nbdkit": None, "python": "3.11.2"},
         "processors": {"count": 2, "model": "a processor"},
         "load_average": {"before": [0.5, 0.4, 0.3], "after": [1.5, 1, 1]},
-        "options": {"seconds": 2.0, "runs": 3, "size": 1 << 30, "pinning": "none"}, "how": compare.EXPLANATIONS,
+        "options": {"seconds": 2.0, "runs": 3, "size": 1 << 30, "queues": 1, "pinning": "none"}, "how": compare.EXPLANATIONS,
     }
 
 
@@ -73,6 +73,14 @@ def test_versions_and_load_stand_below_the_table() -> None:
 
 def test_how_latencies_are_taken_stands_below_the_table() -> None:
     assert compare.EXPLANATIONS["latency"]["xenpv"] in report.comparison(found(result("xenpv", 1)))
+
+
+@pytest.mark.parametrize(("queues", "lines"), [(1, 0), (4, 1)])
+def test_several_queues_and_who_has_them_stand_below_the_table(queues: int, lines: int) -> None:
+    answer = found(result("xenpv", 1))
+    answer["options"]["queues"] = queues
+    text = report.comparison(answer).splitlines()
+    assert len([line for line in text if line.startswith(f"Queues: {queues}: ") and "numjobs=1" in line]) == lines
 
 
 def counts() -> list[Count]:
