@@ -8,7 +8,6 @@ RULES
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -91,7 +90,6 @@ class PythonServer:
             self._wake = -1
 
     def _serve(self, queue: Queue) -> None:
-        idle = 0
         try:
             while not self._ending:
                 try:
@@ -100,12 +98,11 @@ class PythonServer:
                     continue
                 if requests:
                     self._submit(queue, requests)
-                progress = self._complete(queue)
-                progress |= self._run_calls()
-                # Woken for what was done already, once at most; or what comes next in the ring, a barrier, waits for what
-                # is under way.
-                idle = 0 if requests or progress else idle + 1
-                if idle > 1 and self._out:
+                woken = self._complete(queue)
+                called = self._run_calls()
+                # Given nothing, though nobody woke us: what comes next in the ring, a barrier, waits for what is under way.
+                # Woken for what was done already, as may be any number of times, we look at the ring again.
+                if not (requests or woken or called) and self._out:
                     select.select([self._wake], [], [])
         except RemoteProtocolError:
             self._on_halt(queue)
@@ -129,19 +126,25 @@ class PythonServer:
                 self._done(request)
 
     def _done(self, done: StorageRequest) -> None:
-        """From any thread; what is not under way (any more) is not answered."""
+        """From any thread; what is not under way (any more) is not answered.
+
+        The lock is held to the end, and the thread takes it before it ends: nobody writes to a descriptor that was closed.
+        """
         with self._lock:
             request = self._out.pop(id(done), None)
-        if request is None:
-            return
-        self._finished.append(request)
-        if threading.current_thread() is not self._thread:
-            os.eventfd_write(self._wake, 1)
+            if request is None:
+                return
+            self._finished.append(request)
+            if threading.current_thread() is not self._thread:
+                os.eventfd_write(self._wake, 1)
 
     def _complete(self, queue: Queue) -> bool:
-        """Answer what is done. Whether anything was."""
-        with contextlib.suppress(BlockingIOError):
+        """Answer what is done. Whether anything was, or somebody woke the thread."""
+        woken = True
+        try:
             os.eventfd_read(self._wake)
+        except BlockingIOError:
+            woken = False
         finished = []
         while self._finished:
             request = self._finished.popleft()
@@ -157,7 +160,7 @@ class PythonServer:
                 finished.append(request)
         if finished:
             queue.complete(finished)
-        return bool(finished)
+        return woken or bool(finished)
 
     def _answer_the_rest(self, queue: Queue) -> None:
         while True:

@@ -121,7 +121,7 @@ def test_a_queue_that_stalls_is_not_looked_at_again_and_again(served: Served, un
     served.queue.stalled = True
     served.queue.put(new())
     until(lambda: len(served.storage.begun) == 1, "the request")
-    until(lambda: served.queue.looks >= 3, "the looks that find nothing")
+    until(lambda: served.queue.looks >= 2, "the look that finds nothing")
     served.server.call(lambda: None)
     looks = served.queue.looks
     served.server.call(lambda: None)
@@ -129,6 +129,18 @@ def test_a_queue_that_stalls_is_not_looked_at_again_and_again(served: Served, un
     served.queue.stalled = False
     served.storage.end()
     until(lambda: len(served.queue.completed) == 1, "the answer")
+
+
+def test_a_thread_that_is_woken_for_nothing_still_looks_at_its_ring(served: Served, until: Until) -> None:
+    """Who ends a request may wake the thread after it was answered, and so may two at once."""
+    served.queue.put(new())
+    until(lambda: served.queue.looks == 2, "the first is under way")
+    for looks in (3, 4):
+        os.eventfd_write(served.server._wake, 1)
+        until(lambda: served.queue.looks == looks, "it looks again")
+    served.queue.put(new(sector=1))
+    until(lambda: len(served.storage.begun) == 2, "the second is taken meanwhile")
+    assert not served.queue.completed
 
 
 def test_remove_returns_when_all_is_answered(served: Served, until: Until) -> None:
