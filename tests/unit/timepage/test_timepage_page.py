@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xenpv.errors import ClosedError, HypervisorError, LocalProtocolError, TimeMalformedError, TimeTornError
-from xenpv.timepage.page import ALIVE, Facts, PageView, PageWriter, Ticker
+from xenpv.timepage.page import ALIVE, CHEAP_NS, Cost, Facts, PageView, PageWriter, Ticker, own_clock_is_cheap
 from xenpv.wire import timepage as wire
 from xenpv.wire.timepage import HISTORY, MAGIC, SIZE, SIZE_MIN, Kind
 
@@ -39,6 +39,14 @@ def test_the_magic_number_is_letters() -> None:
 def test_a_page_is_valid_before_its_first_tick() -> None:
     memory, _ = page()
     assert PageView(memory).read().facts == FACTS
+
+
+@pytest.mark.parametrize(("measured", "cheap"), [
+    ([20 * CHEAP_NS, CHEAP_NS, 30, 30, 20 * CHEAP_NS], True), ([CHEAP_NS + 1] * 5, False)])
+def test_a_clock_that_was_cheap_once_is_cheap(monkeypatch: pytest.MonkeyPatch, measured: list[int], cheap: bool) -> None:
+    costs = iter(measured)
+    monkeypatch.setattr(PageView, "measure", lambda view, rounds: Cost(0, next(costs), 0))
+    assert own_clock_is_cheap.__wrapped__() is cheap
 
 
 @bounded
