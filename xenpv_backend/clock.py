@@ -5,6 +5,8 @@ RULES
 - A publisher that starts again has another page, and the store says so: every queue is given it, in its own thread and
   when that gets there. Nobody waits for it: of a storage that hangs that may be never.
 - A page stays mapped until every queue that was given its address has taken a later one, or has ended.
+- The main thread waits for a page for WAIT_SECONDS in all, whatever guests do: after that a page is given to the queues
+  once the store tells of it, and ticks once its publisher knows of us.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from xenpv.timepage import CurrentPage, find_page, place_of, subscribe
 from .log import LOGGER
 
 WAIT_SECONDS = 0.5
-"""How long the first connection may be held up by a page that does not tick yet."""
+"""How long connections may be held up by a page that does not tick yet, all of them together."""
 PAUSE = 0.005
 """Seconds between two tries."""
 
@@ -94,6 +96,7 @@ class Clock(Closing):
         self._current = CurrentPage(lambda: find_page(domain))
         self._watch: Watch | None = None
         self._begun: contextlib.ExitStack | None = None
+        self._patience = WAIT_SECONDS
 
     @property
     def address(self) -> int:
@@ -152,18 +155,23 @@ class Clock(Closing):
 
     def _wait(self) -> None:
         """Until the page ticks. Raises TimePageError when it does not in time; StoreError; HypervisorError."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                if self._current.view is None or not self._current.view.alive():
-                    self._current.renew()
-                if self._current.view is not None and self._current.view.tick() is not None:
-                    return
-                raise TimeStaleError("dom0's time page does not tick: is `xenpv time publish` running there?")
-            except TimePageError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(PAUSE)
+        begun = time.monotonic()
+        try:
+            while True:
+                try:
+                    return self._try()
+                except TimePageError:
+                    if time.monotonic() - begun >= self._patience:
+                        raise
+                time.sleep(PAUSE)
+        finally:
+            self._patience = max(0.0, self._patience - (time.monotonic() - begun))
+
+    def _try(self) -> None:
+        if self._current.view is None or not self._current.view.alive():
+            self._current.renew()
+        if self._current.view is None or self._current.view.tick() is None:
+            raise TimeStaleError("dom0's time page does not tick: is `xenpv time publish` running there?")
 
     def _look(self) -> None:
         """The store tells something of the page: that it has ended, or of another one."""

@@ -11,14 +11,15 @@ import pytest
 from tests.support.fake_store import FakeStore
 from xenpv.testing.timepage import Fault, Scene
 from xenpv.timepage.subscription import place_of, subscribers
-from xenpv_backend.clock import Clock, Lease
+from xenpv_backend.clock import PAUSE, WAIT_SECONDS, Clock, Lease
 
 
 class Bench:
     """The main thread's loop, and a publisher."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("xenpv_backend.clock.WAIT_SECONDS", 0)
+        self.time = FakeTime()
+        monkeypatch.setattr("xenpv_backend.clock.time", self.time)
         monkeypatch.setattr("xenpv_backend.clock.find_page", lambda domain: self.scene.locate())
         self.scene = Scene()
         self.store = FakeStore()
@@ -55,6 +56,19 @@ class FakeQueue:
     def run(self) -> None:
         while self.asked:
             self.asked.pop(0)()
+
+
+class FakeTime:
+    """Passes while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture
@@ -139,3 +153,22 @@ def test_a_page_that_comes_later_is_given(bench: Bench, caplog: pytest.LogCaptur
         bench.another_page()
         queue.run()
         assert queue.page == lease.address != 0
+
+
+def test_a_guest_that_connects_again_and_again_makes_nobody_wait_for_a_publisher(bench: Bench) -> None:
+    bench.scene.do(Fault.KILL)
+    before = bench.time.now
+    for _ in range(20):
+        bench.clock.lease().close()
+    assert WAIT_SECONDS <= bench.time.now - before < WAIT_SECONDS + 2 * PAUSE, "once, all together"
+
+
+def test_a_page_that_nobody_waited_for_is_given_when_it_comes(bench: Bench) -> None:
+    bench.scene.do(Fault.KILL)
+    bench.clock.lease().close()
+    with bench.clock.lease() as lease:
+        queue, before = FakeQueue(lease), bench.time.now
+        bench.turn()
+        bench.another_page()
+        queue.run()
+        assert queue.page == lease.address != 0 and bench.time.now == before
