@@ -81,10 +81,17 @@ class Opener:
         return self._attempt is not None and not (self._attempt.ended or self._attempt.given_up)
 
     def open(self, name: str, opens: Callable[[], Storage]) -> Storage:
-        """What `opens` returns, once; the caller closes it. Raises what it raised, StillOpeningError until it has ended."""
+        """What `opens` returns, once; the caller closes it. Raises what it raised, StillOpeningError until it has ended;
+        StorageError when there is no thread to be had.
+        """
         if self._attempt is None or (self._attempt.given_up and self._attempt.ended):
-            self._attempt = _Attempt(opens)
-            self._in_thread(self._attempt.run)
+            attempt = _Attempt(opens)
+            try:
+                self._in_thread(attempt.run)
+            except RuntimeError as error:  # nothing has begun that could end
+                raise StorageError(f"{name} cannot be opened for want of a thread ({error}): raise the limit of tasks "
+                                   "(ulimit -u, TasksMax)") from error
+            self._attempt = attempt
         attempt = self._attempt
         if attempt.given_up or not attempt.ended:
             raise StillOpeningError(f"{name} is not open yet: is its server, or what it lies on, there?")

@@ -162,3 +162,24 @@ def test_closing_what_was_given_up_may_fail(bench: SlowBench, caplog: pytest.Log
     bench.device.detach()
     bench.begun.pop()()
     assert "it hurts" in caplog.text
+
+
+def test_without_a_thread_it_is_tried_again(bench: SlowBench) -> None:
+    """An adopted disk, whose guest waits: nothing has begun, so nobody waits for its end."""
+    bench.turn()
+    bench.opened()
+    assert bench.publish() == "4"
+    bench.device.detach()
+    no_thread = [RuntimeError("can't start new thread")]
+
+    def in_thread(function: Callable[[], None]) -> None:
+        if no_thread:
+            raise no_thread.pop()
+        function()
+
+    bench.device = Device(PLACE, bench.store, bench.connector, lambda: bench.options, clock=lambda: bench.now,
+                          in_thread=in_thread)
+    assert bench.turn() == "4" and not bench.device.describe()["connected"] and not bench.device.opening
+    assert bench.device.deadline is not None and bench.device.deadline > bench.now
+    bench.now = bench.device.deadline
+    assert bench.turn() == "4" and bench.device.describe()["connected"]
