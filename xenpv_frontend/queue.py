@@ -86,12 +86,13 @@ class Queue(Closing):
                  pool: memoryview | Sequence[memoryview], pool_refs: Sequence[int], abi: int = 64, flag: bool = False,
                  handle: int = 0, max_ios: int = 1024, spin_ns: int = DEFAULT_SPIN_NS, stamp: str | None = None,
                  indirect: SharedPages | None = None, max_segments: int = 0,
-                 time_page: int = 0, time_ahead_ns: int = 0, clock: str | None = None) -> None:
+                 time_page: int = 0, time_ahead_ns: int | None = 0, clock: str | None = None) -> None:
         """Owns `core` from now on. `ring` was initialised before it was granted. `pool_refs` names a grant for each
         page of `pool`, which may be in parts (the core sends references; only its caller touches data): ring and pool
         stay held until close(). `indirect`: pages for the segments of requests that have up to `max_segments`. `handle` is the
         virtual device's number. `stamp`: the unit of the requests' stamps, ``tick`` by the page at the address `time_page`,
-        which outlives the queue or set_time_page(), or ``us`` by a clock that is `time_ahead_ns` before dom0's. `clock`:
+        which outlives the queue or set_time_page(), or ``us`` by a clock that is `time_ahead_ns` before dom0's; when that is
+        None, in either unit, there is no time: requests are sent as without stamps, and counted as unknown. `clock`:
         what requests are measured by without stamps, ``tick`` (this kernel's) or ``us``; None: they are not. Raises
         LocalProtocolError.
         """
@@ -109,8 +110,8 @@ class Queue(Closing):
             "indirect": self._memory[1], "indirect_refs": indirect_refs, "indirect_pages": len(indirect_refs),
             "max_segments": max_segments, "pool": self._memory[2] if parts else ffi.NULL, "pool_refs": refs,
             "pool_pages": len(pool_refs), "handle": handle & 0xffff, "max_ios": max_ios, "spin_ns": spin_ns,
-            "stamp": STAMPS[stamp], "time_page": ffi.cast("void *", time_page), "time_ahead_ns": time_ahead_ns,
-            "latency": bool(stamp or clock), "clock": STAMPS[clock],
+            "stamp": STAMPS[stamp], "time_page": ffi.cast("void *", time_page), "time_ahead_ns": time_ahead_ns or 0,
+            "time_unknown": time_ahead_ns is None, "latency": bool(stamp or clock), "clock": STAMPS[clock],
         })
         error = ffi.new("int *")
         self._front: Any = lib.xenpv_front_open(ffi.cast("struct xenpv_hypervisor *", core.detach()), settings, error)
@@ -209,11 +210,11 @@ class Queue(Closing):
 
         return self._go_in(run)
 
-    def set_ahead(self, time_ahead_ns: int) -> None:
-        """The clock was tied to dom0's anew."""
+    def set_ahead(self, time_ahead_ns: int | None) -> None:
+        """The clock was tied to dom0's anew; None: there is no time for now."""
         def put() -> None:
             if self._front is not None:
-                lib.xenpv_front_set_ahead(self._front, time_ahead_ns)
+                lib.xenpv_front_set_ahead(self._front, time_ahead_ns or 0, time_ahead_ns is None)
 
         self._go_in(put)
 

@@ -188,8 +188,8 @@ class Reaper(MayFail):
             return queue.samples()
         return []
 
-    def set_ahead(self, time_ahead_ns: int) -> None:
-        """The clock of stamps was tied anew."""
+    def set_ahead(self, time_ahead_ns: int | None) -> None:
+        """The clock of stamps was tied anew; None: there is no time for now."""
         with self.lock:
             queue = self._queue
         if queue is not None:

@@ -120,8 +120,8 @@ class Reapers(MayFail):
         """What the queues have of stamped requests, one after the other."""
         return [sample for reaper in self._reapers for sample in reaper.samples()]
 
-    def set_ahead(self, time_ahead_ns: int) -> None:
-        """The clock of stamps was tied anew."""
+    def set_ahead(self, time_ahead_ns: int | None) -> None:
+        """The clock of stamps was tied anew; None: there is no time for now."""
         for reaper in self._reapers:
             reaper.set_ahead(time_ahead_ns)
 

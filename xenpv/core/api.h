@@ -315,6 +315,7 @@ struct xenpv_front_config {
     uint32_t stamp;             /* XENPV_STAMP_*; only with abi 64 */
     const void *time_page;      /* for XENPV_STAMP_TICK, as a backend's */
     int64_t time_ahead_ns;      /* for XENPV_STAMP_US: what our CLOCK_MONOTONIC says more than dom0's */
+    uint32_t time_unknown;      /* 1: there is no time: requests are sent as without stamps, and counted as unknown */
     uint32_t latency;           /* 1: requests are measured; without stamps their total alone, by `clock` */
     uint32_t clock;             /* as a backend's */
 };
@@ -349,8 +350,9 @@ const struct xenpv_front_stats *xenpv_front_stats(struct xenpv_front *front);
 uint32_t xenpv_front_samples(struct xenpv_front *front, struct xenpv_sample *out, uint32_t max);
 /* NULL unless requests are measured. The header says how long it is. */
 const struct xenpv_latency *xenpv_front_latency(const struct xenpv_front *front);
-/* Our clock was tied to dom0's anew. */
-void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns);
+/* Our clock was tied to dom0's anew; `unknown`: it is not tied to it any more. By so much as two clocks never differ in, what is
+ * under way then is unknown. */
+void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns, uint32_t unknown);
 /* As a backend's, between two exchanges. */
 void xenpv_front_set_time_page(struct xenpv_front *front, const void *page);
 

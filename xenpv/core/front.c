@@ -113,7 +113,7 @@ static int set_up(struct xenpv_front *front)
         || (config->stamp && config->abi != 64))
         return -EINVAL;
     front->stamper = (struct xenpv_stamper){ .unit = config->stamp, .page = config->time_page,
-                                             .ahead_ns = config->time_ahead_ns };
+                                             .ahead_ns = config->time_ahead_ns, .unknown = config->time_unknown };
     if (config->stamp && !(front->samples = calloc(XENPV_SAMPLES, sizeof *front->samples)))
         return -ENOMEM;
     error = set_up_latency(front);

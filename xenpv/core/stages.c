@@ -49,10 +49,14 @@ void xenpv_front_stages(struct xenpv_front *front, const struct xenpv_shadow *sh
     sample = &front->samples[front->sampled++ % XENPV_SAMPLES];
     *sample = (struct xenpv_sample){
         .submit = shadow->submitted.value, /* our own, not what the slot may hold by now */
-        .fetch = xenpv_get_u32(raw + XENPV_AT_FETCHED), .start = xenpv_get_u32(raw + XENPV_AT_STARTED),
-        .end = xenpv_get_u32(raw + XENPV_AT_ENDED), .response = xenpv_get_u32(raw + XENPV_AT_ANSWERED),
         .reap = front->now.value, .status = status, .op = shadow->op,
     };
+    if (sample->submit) { /* else these may be a stock backend's old bytes */
+        sample->fetch = xenpv_get_u32(raw + XENPV_AT_FETCHED);
+        sample->start = xenpv_get_u32(raw + XENPV_AT_STARTED);
+        sample->end = xenpv_get_u32(raw + XENPV_AT_ENDED);
+        sample->response = xenpv_get_u32(raw + XENPV_AT_ANSWERED);
+    }
     if (!is_known(sample) || shadow->submitted.epoch != front->now.epoch) {
         stats->stages_unknown++;
         if (row >= 0)
@@ -110,9 +114,9 @@ int xenpv_front_time(struct xenpv_front *front, const struct xenpv_io *io, uint6
     return 0;
 }
 
-void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns)
+void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns, uint32_t unknown)
 {
-    front->stamper.ahead_ns = time_ahead_ns;
+    xenpv_stamp_set_ahead(&front->stamper, time_ahead_ns, unknown);
 }
 
 void xenpv_front_set_time_page(struct xenpv_front *front, const void *page)

@@ -25,6 +25,7 @@ struct xenpv_stamper {
     uint32_t counts;    /* in microseconds, by cycles between two looks: for a clock of our own that nobody sets */
     const void *page;   /* NULL: no disruption is seen, and the tick is `own_tick_ns`'s, if that is not 0 */
     int64_t ahead_ns;   /* our CLOCK_MONOTONIC before dom0's */
+    uint32_t unknown;   /* no time is to be had, whatever the clocks say */
     uint64_t own_tick_ns; /* of CLOCK_MONOTONIC_COARSE */
     struct xenpv_counted clock;
     uint64_t disruptions; /* what the page said at the last look */
@@ -36,9 +37,11 @@ struct xenpv_stamp {
     uint32_t epoch; /* of two stamps with another one nothing is known */
 };
 
-/* stamp.c. look: at the page and the clock. set_page: another page, or none, from the next look on. */
+/* stamp.c. look: at the page and the clock. set_page: another page, or none; set_ahead: another clock of our own; both from the
+ * next look on. */
 struct xenpv_stamp xenpv_stamp_look(struct xenpv_stamper *stamper);
 void xenpv_stamp_set_page(struct xenpv_stamper *stamper, const void *page);
+void xenpv_stamp_set_ahead(struct xenpv_stamper *stamper, int64_t ahead_ns, uint32_t unknown);
 
 static inline struct xenpv_stamp xenpv_stamp_of(uint64_t value, uint32_t epoch)
 {
