@@ -18,14 +18,14 @@ from collections.abc import Collection
 from time import monotonic
 
 from xenpv.domain import Domain, Store, Transaction, Watch
-from xenpv.errors import (AccessDeniedError, ClosedError, DeviceError, HypervisorError, NoEntryError, RemoteProtocolError,
-                          TimeAbsentError, TimePageError, XenpvError)
-from xenpv.timepage import CurrentPage, Reader, find_page, open_reader, own_clock_is_cheap, place_of
+from xenpv.errors import AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, XenpvError
+from xenpv.timepage import own_clock_is_cheap, place_of
 from xenpv.wire.blkif import indirect_pages, ring_entries
 from xenpv.xenbus import (FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings, Role, Situation, Step,
                           VbdPlace, Wish, XenbusState, next_step, parse_state, vdev_name, vdev_number)
 
 from .buffers import Pool
+from .clock import Clock
 from .pieces import CONTROL_IOS
 from .queue import Queue
 from .reaper import Reaper
@@ -103,10 +103,9 @@ class Device:
         self.adverts = BackendAdverts()
         self.flag = False
         self.trusted = settings.trusted is not False
-        self.stamp = settings.stamp
-        self.time: Reader | None = None
-        """dom0's time, for stamps."""
-        self._page: CurrentPage | None = None  # what queues that stamp in ticks read
+        self.stamp: str | None = None
+        """The unit of stamps that was agreed on."""
+        self._clock = Clock(domain, self.name, settings.stamp) if settings.stamp else None
         self.queues = 0
         """Rings that were agreed on."""
         self.ring_order = 0
@@ -157,7 +156,7 @@ class Device:
                 os.close(self._wake)
                 self._wake = -1
         with contextlib.ExitStack() as all_:
-            for owned in (self.time, self._page, self._pool):
+            for owned in (self._clock, self._pool):
                 if owned is not None:
                     all_.callback(owned.close)
 
@@ -190,19 +189,24 @@ class Device:
     def _live(self) -> None:
         with contextlib.ExitStack() as stack:
             paths = [f"{path}/state" for path in (self.place.frontend, self.place.backend)]
-            if self.stamp == "tick":
+            if self.settings.stamp == "tick":
                 paths.append(place_of(self._domain.domid))
             watches = [stack.enter_context(self._store.watch(path)) for path in paths]
             poll = select.poll()
             for fd in (self._wake, *(watch.fileno() for watch in watches)):
                 poll.register(fd, select.POLLIN)
             while self._settle():
-                poll.poll(self._patience_left())
+                poll.poll(self._pause())
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
                 fired = [_taken(watch) for watch in watches]
-                if any(fired[2:]):
-                    self._renew_page()
+                self._keep_time(another_page=any(fired[2:]))
+
+    def _pause(self) -> float | None:
+        """Milliseconds until there is something to do without an event, or None."""
+        tie = self._clock.pause if self._clock is not None and self.stamp else None
+        pauses = [pause for pause in (self._patience_left(), None if tie is None else tie * 1000 + 1) if pause is not None]
+        return min(pauses, default=None)
 
     def _patience_left(self) -> float | None:
         """Milliseconds until a Closing is overdue, or None."""
@@ -298,11 +302,7 @@ class Device:
         adverts = self.adverts = self._offers(self._store)
         if settings.flag and not adverts.notify_flag:
             raise DeviceError(f"{self.name}: the backend does not offer the notify-suppression flag: leave flag out")
-        if settings.stamp and adverts.stamp not in (settings.stamp, "us"):
-            mend = (f"start it with --stamp {settings.stamp}" if settings.stamp != "us" or place.backend_domid == 0
-                    else "it is in a driver domain, whose clock is another one: stamp in ticks")
-            raise DeviceError(f"{self.name}: the backend offers no stamps in {settings.stamp}: {mend}")
-        self._open_time()
+        self.stamp = self._agreed_stamp(adverts)
         self.ring_order = settings.order(adverts.max_ring_page_order)
         self.flag = adverts.notify_flag and settings.flag is not False
         if self._pool is None:
@@ -343,37 +343,33 @@ class Device:
         except XenpvError as error:
             log.warning("%s: the keys of its ring stay in the store: %s", self.name, error)
 
-    def _open_time(self) -> None:
-        """The clock of stamps: the page that ticks now, and for microseconds the two clocks tied. Raises TimePageError."""
-        if self.stamp is None:
-            return
-        if self.stamp == "us" and not own_clock_is_cheap():
-            raise DeviceError(f"{self.name}: this domain's CLOCK_MONOTONIC costs more than a microsecond: stamp in ticks")
-        for owned in (self.time, self._page):
-            if owned is not None:
-                owned.close()
-        self.time = self._page = None
-        self.time = open_reader(self._domain)
-        if self.stamp == "tick":
-            self._page = CurrentPage(lambda: find_page(self._domain))
-            self._page.renew()
-        if self.stamp == "us" and not self.time.one_clock and self.time.settle(fine=True).ns is None:
-            raise DeviceError(f"{self.name}: this domain's clock does not agree with dom0's time page: stamp in ticks")
+    def _agreed_stamp(self, adverts: BackendAdverts) -> str | None:
+        """The unit of stamps on the rings to come, with a clock for it. Raises DeviceError, TimePageError."""
+        wanted = self.settings.stamp
+        if self._clock is None or adverts.stamp in (wanted, "us"):
+            if self._clock is not None:
+                self._clock.open()
+            return wanted
+        mend = (f"start it with --stamp {wanted}" if wanted != "us" or self.place.backend_domid == 0
+                else "it is in a driver domain, whose clock is another one: stamp in ticks")
+        raise DeviceError(f"{self.name}: the backend offers no stamps in {wanted}: {mend}")
 
-    def _renew_page(self) -> None:
-        """The store tells something of dom0's time page: a publisher that started again has another one."""
-        if self._page is None:
+    def _ahead_ns(self) -> int | None:
+        """As a queue's `time_ahead_ns`: no time for one that would stamp and may not."""
+        if self._clock is None:
+            return 0
+        return self._clock.ahead_ns if self.stamp else None
+
+    def _keep_time(self, *, another_page: bool) -> None:
+        """Have the queues follow dom0's time. `another_page`: the store tells something of it."""
+        clock = self._clock
+        if clock is None:
             return
-        try:
-            if not self._page.renew():
-                return
-        except TimeAbsentError:
-            return  # until there is a publisher again, which is another event
-        except (TimePageError, HypervisorError) as error:
-            log.warning("%s: requests cannot be stamped for now: %s", self.name, error)
-            return
-        self._reaper.set_time_page(self._page.address)
-        self._page.release()
+        if another_page and clock.renew():
+            self._reaper.set_time_page(clock.address)
+            clock.release()
+        if self.stamp and clock.tie():
+            self._reaper.set_ahead(clock.ahead_ns)
 
     def _connect(self) -> None:
         pool = self._pool
@@ -395,10 +391,10 @@ class Device:
     def _queue(self, ring: SharedRing, pool: Pool) -> Queue:
         return Queue(self._domain.open_core(), ring.channel, ring=ring.pages.memory, pool=pool.memory,
                      pool_refs=pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
-                     max_ios=pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.stamp,
+                     max_ios=pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.settings.stamp,
                      indirect=ring.segments, max_segments=self.max_segments,
-                     time_page=self._page.address if self._page is not None else 0,
-                     time_ahead_ns=(self.time.ahead_ns or 0) if self.time else 0,
+                     time_page=self._clock.address if self._clock is not None else 0,
+                     time_ahead_ns=self._ahead_ns(),
                      clock=("us" if own_clock_is_cheap() else "tick") if self.settings.profile else None)
 
     def _refresh(self) -> None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from xenpv.closing import Closing
 from xenpv.domain import PAGE_SIZE, Domain
-from xenpv.errors import ClosedError, DiskError, TimePageError, UsageError
+from xenpv.errors import ClosedError, DiskError, UsageError
 from xenpv.latency import DiskLatency
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import SECTOR_SIZE, DiskInfo, Op, Status
@@ -113,9 +113,9 @@ class Disk(Closing):
         `timeout`, `closing_patience`: seconds for the backend to connect, and to answer at the end. `take`: if the kernel
         has the disk, take it away, and give it back in close() where that can be (see `kernel`). `stamp`: stamp requests
         with dom0's time, in ``tick`` or ``us``, for samples(), stats() and latency(); the backend must offer it, and `xenpv
-        time publish` run in dom0. `profile`: have latency() without stamps too, by this end's own clock. Raises UsageError,
-        DeviceError (also for a disk that the kernel has and `take` does not say so), TimePageError, StoreError, GrantError,
-        EventChannelError, RemoteProtocolError.
+        time publish` run in dom0, when this is called: later the disk goes on without. `profile`: have latency() without
+        stamps too, by this end's own clock. Raises UsageError, DeviceError (also for a disk that the kernel has and `take`
+        does not say so), TimePageError, StoreError, GrantError, EventChannelError, RemoteProtocolError.
         """
         size = depth * 32768 if pool_bytes is None else pool_bytes
         settings = Settings(depth=depth, pool_pages=pages_of(size), flag=flag, persistent=persistent, abi=abi,
@@ -203,16 +203,8 @@ class Disk(Closing):
         """The newest stamped requests answered since the last call, at most 1024 a queue, oldest first; none without `stamp`.
 
         With several queues they come one queue after the other.
-        In microseconds, it also ties this domain's clock to dom0's anew: call it every few seconds, and from one thread.
         """
-        found = self._reaper.samples()
-        time = self._device.time
-        if time is not None and self._device.stamp == "us" and not time.one_clock:
-            with suppress(TimePageError):  # the clocks stay tied as they were
-                time.settle(fine=True)
-                if time.ahead_ns is not None:
-                    self._reaper.set_ahead(time.ahead_ns)
-        return found
+        return self._reaper.samples()
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`."""

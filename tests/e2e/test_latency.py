@@ -126,8 +126,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     with Clock() as clock:
-        monkeypatch.setattr("xenpv_frontend.device.open_reader", lambda *args, **more: clock)
-        for room in ("xenpv_frontend.device", "xenpv_backend.clock"):
+        monkeypatch.setattr("xenpv_frontend.clock.open_reader", lambda *args, **more: clock)
+        for room in ("xenpv_frontend.clock", "xenpv_backend.clock"):
             monkeypatch.setattr(f"{room}.find_page", lambda domain: clock.scene.locate())
         yield clock
 

@@ -119,7 +119,7 @@ def test_a_unit_that_is_not_offered_is_refused_in_words(bare: World, offered: st
 def test_microseconds_need_a_cheap_clock(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
     bare.attach()
     with publishing(bare.dom0), serving(bare.dom0, bare.run, stamp="us"), monkeypatch.context() as patch:
-        patch.setattr("xenpv_frontend.device.own_clock_is_cheap", lambda: False)
+        patch.setattr("xenpv_frontend.clock.own_clock_is_cheap", lambda: False)
         with pytest.raises(DeviceError, match="stamp in ticks"):
             Disk.open(bare.guest, stamp="us")
     monkeypatch.setattr("xenpv_backend.offers.own_clock_is_cheap", lambda: False)
@@ -136,7 +136,7 @@ def test_who_offers_microseconds_takes_ticks(bare: World) -> None:
 
 
 def test_nobody_publishes(bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xenpv_frontend.device.open_reader", partial(open_reader, timeout=0.1))
+    monkeypatch.setattr("xenpv_frontend.clock.open_reader", partial(open_reader, timeout=0.1))
     bare.attach()
     with serving(bare.dom0, bare.run, stamp="tick"), pytest.raises(TimeAbsentError):
         Disk.open(bare.guest, stamp="tick")

@@ -20,7 +20,7 @@ class OwnClock:
     """The reader's clock, tied to the page's nanoseconds. All times in nanoseconds."""
 
     def __init__(self, tick_nsec: int) -> None:
-        self._tick_nsec = tick_nsec
+        self.tick_nsec = tick_nsec
         self._offsets: deque[int] = deque(maxlen=WINDOW)
         self._agreed = self._strayed = 0
         self._tick = -1
@@ -50,7 +50,7 @@ class OwnClock:
             return  # it was there before anybody looked: nobody knows how late this is
         offset = own_ns - ns
         late = offset - min(self._offsets) if self._offsets else 0
-        if abs(late) <= self._tick_nsec:
+        if abs(late) <= self.tick_nsec:
             self._agreed += bool(self._offsets)
             self._strayed = 0
             self._offsets.append(offset)
@@ -61,9 +61,9 @@ class OwnClock:
             self._offsets.append(offset)
             self._agreed = self._strayed = 0
 
-    def keep_newest(self) -> None:
-        """Forget all but the changes that were seen last: what was before drifted away meanwhile."""
-        while len(self._offsets) > AGREED:
+    def keep_newest(self, count: int) -> None:
+        """Forget all but the `count` changes that were seen last: what was before drifted away meanwhile."""
+        while len(self._offsets) > count:
             self._offsets.popleft()
 
     @property

@@ -18,7 +18,7 @@ from functools import cache
 from xenpv.closing import Closing
 from xenpv.errors import HypervisorError, TimeDisruptedError, TimePageError, TimeStaleError, TimeTornError
 
-from .clock import AGREED, OwnClock
+from .clock import OwnClock
 from .kernel import Kernel
 from .page import PageView, Snapshot
 
@@ -30,6 +30,8 @@ ONE_CLOCK_NS = 1_000_000_000
 """Readings of one clock are not further apart: else a time namespace lies between them (time_namespaces(7))."""
 PAUSE = 0.0005
 """Seconds between two tries."""
+AWAKE_NS = 500_000
+"""How long before a tick, and behind it, one that is to be seen at once is looked for without sleep."""
 
 
 @cache
@@ -217,27 +219,40 @@ class Reader(Closing):
                     "two jumped")
         return ""
 
-    def settle(self, seconds: float = 2.0, *, fine: bool = False) -> Reading:
-        """Read until nanoseconds are offered, at most for `seconds`; the last reading. Raises as read() does.
-
-        `fine`: watch for each tick without sleep, some tens of milliseconds in all, and so know the clocks' difference to
-        some microseconds.
-        """
+    def settle(self, seconds: float = 2.0) -> Reading:
+        """Read until nanoseconds are offered, at most for `seconds`; the last reading. Raises as read() does."""
         deadline = self._clock() + int(seconds * 1e9)
-        watched = 0
         while True:
             reading = self.read()
-            if reading.ns is not None and (not fine or watched > AGREED):
-                if fine and self._own is not None:
-                    self._own.keep_newest()
+            if reading.ns is not None or self._clock() >= deadline:
                 return reading
-            if self._clock() >= deadline:
-                return reading
-            view, watched = self.view, watched + 1
-            while fine and view is not None and view.tick() == reading.tick and self._clock() < deadline:
+            self._sleep(PAUSE)
+
+    def tie(self, ticks: int = 3, *, seconds: float = 2.0) -> int | None:
+        """Tie the clocks anew, by the next `ticks` ticks alone; returns `ahead_ns`. Raises as read() does. Clocks that do not
+        agree yet are watched for up to `seconds` first.
+
+        What was known of them before has drifted away meanwhile. It is awake for about a millisecond of each tick, and so
+        knows the clocks' difference to some microseconds. Ticks that it slept through say less: with those alone, what was
+        known before counts too.
+        """
+        reading, seen, at_once = self.settle(seconds), 0, 0
+        for _ in range(2 * ticks):
+            own, view = self._own, self.view
+            if reading.ns is None or own is None or view is None or at_once == ticks:
+                break
+            due_ns = reading.own_ns + min(max(0, reading.tick_ns + own.tick_nsec - reading.ns), own.tick_nsec)
+            if due_ns - AWAKE_NS > self._clock():
+                self._sleep((due_ns - AWAKE_NS - self._clock()) / 1e9)
+            in_time = view.tick() == reading.tick
+            while view.tick() == reading.tick and self._clock() < due_ns + AWAKE_NS:
                 pass
-            if not fine:
-                self._sleep(PAUSE)
+            before, reading = reading.tick, self.read()
+            if reading.tick != before:
+                seen, at_once = seen + 1, at_once + in_time
+        if at_once and self._own is not None:
+            self._own.keep_newest(seen)
+        return self.ahead_ns
 
     @property
     def one_clock(self) -> bool:

@@ -91,6 +91,65 @@ def test_a_time_namespace_of_this_kernel_is_another_clock(scene: Scene) -> None:
     assert reader.ahead_ns is not None and abs(reader.ahead_ns + 10**10) <= Scene.tick_nsec
 
 
+class Watched:
+    """Time that goes on by 2 us at each look, and by `over` seconds more than was meant in each sleep."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.over = 0.0
+        self.slept = 0.0
+        self._scene = scene
+
+    def look(self) -> int:
+        self._scene.advance(2e-6)
+        return self._scene.now_ns
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self._scene.advance(seconds + self.over)
+
+    def reader(self) -> Reader:
+        return Reader(self._scene.locate, clock=self.look, sleep=self.sleep)
+
+    def tied(self, reader: Reader) -> int:
+        """What its clock is then said to be ahead more than it is."""
+        ahead = reader.tie()
+        assert ahead is not None
+        return ahead + self._scene.offset
+
+
+@pytest.mark.parametrize("drift", [-2_000_000, -300_000, 0, 300_000, 2_000_000])
+def test_a_tie_is_as_good_as_the_look_at_the_clock(scene: Scene, drift: int) -> None:
+    watched = Watched(scene)
+    reader = watched.reader()
+    for _ in range(5):
+        assert 0 <= watched.tied(reader) < 10_000
+        scene.advance(1)
+        scene.offset += drift
+
+
+def test_a_tie_sleeps_but_for_a_millisecond_a_tick(scene: Scene) -> None:
+    watched = Watched(scene)
+    reader = watched.reader()
+    reader.tie()
+    before, watched.slept = scene.now_ns, 0.0
+    reader.tie()
+    took = (scene.now_ns - before) / 1e9
+    assert 2 * TICK <= took <= 4 * TICK and took - watched.slept < 3 * 0.0011
+
+
+def test_ticks_that_were_slept_through_tie_nothing_worse(scene: Scene) -> None:
+    watched = Watched(scene)
+    reader = watched.reader()
+    good = watched.tied(reader)
+    watched.over = TICK / 2
+    for _ in range(5):
+        assert watched.tied(reader) == good
+
+
+def test_clocks_that_do_not_agree_are_not_tied(scene: Scene) -> None:
+    assert Reader(scene.locate, clock=lambda: scene.now_ns * 3 // 2, sleep=scene.advance).tie() is None
+
+
 def test_a_clock_that_does_not_agree_gives_ticks_alone(scene: Scene) -> None:
     reader = Reader(scene.locate, clock=lambda: scene.now_ns * 3 // 2, sleep=scene.advance)
     readings = []
