@@ -14,7 +14,7 @@ from typing import Any
 
 from xenpv import __version__
 from xenpv.domain import Store
-from xenpv.errors import HypervisorError
+from xenpv.errors import HypervisorError, RemoteProtocolError, StoreError
 
 from ..backend_control import describe_devices
 from . import fio
@@ -55,7 +55,8 @@ def compare_in_guest(plan: GuestPlan, store: Store, xen: Mapping[str, str],
                      say: Callable[[str], None]) -> dict[str, Any]:
     """The whole comparison; `xen` is what the output says of the host. `say` is told what happens, one line each.
 
-    Raises UsageError, DeviceError (find_disks), HypervisorError (GuestLine), RemoteProtocolError.
+    Of a disk that fails in a case, `not_run` has the reason, and the rest goes on. Raises UsageError, DeviceError (find_disks),
+    HypervisorError, RemoteProtocolError and StoreError before the first run.
     """
     began = load_average()
     writes = any(case.writes for case in plan.cases)
@@ -89,7 +90,7 @@ def _case(plan: GuestPlan, case: Case, disks: Sequence[GuestDisk], line: GuestLi
             before = _counters(plan, disk)
             try:
                 runs[disk.name].append(_run(line, case, disk.vdev, plan.seconds))
-            except HypervisorError as error:
+            except (HypervisorError, RemoteProtocolError, StoreError) as error:
                 not_run.append({"case": case.name, "system": disk.name, "storage": "guest", "reason": str(error)})
                 del runs[disk.name]
                 continue

@@ -10,7 +10,6 @@ RULES
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from dataclasses import asdict, dataclass
@@ -36,7 +35,7 @@ SECONDS_MAX = 600.0
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         found = json.loads(raw[:BYTES_MAX + 1])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets without an end
         raise RemoteProtocolError(f"no JSON in {NODE}: {printable(raw[:60])}") from error
     if not isinstance(found, dict):
         raise RemoteProtocolError(f"no JSON object in {NODE}: {printable(raw[:60])}")
@@ -45,7 +44,8 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 def _number(found: dict[str, Any], name: str, most: float = 1e15) -> float:
     value = found.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= most:
+    # Compared and not converted: an int may be longer than any float. Neither NaN nor an infinity passes.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
         raise RemoteProtocolError(f"{name} is no number from 0 to {most:g}: do both sides run the same xenpv?")
     return float(value)
 
@@ -103,6 +103,10 @@ class Machine:
         return cls(int(_number(found, "cpus", 4096)), _word(found, "kernel"), _word(found, "fio"))
 
 
+class NoAnswerError(HypervisorError):
+    """Nobody in the guest answers any more."""
+
+
 def encode_answer(number: int, what: FioResult | str) -> str:
     """The result of question `number`, or one line on why there is none."""
     return json.dumps({"number": number, **({"error": what[:500]} if isinstance(what, str) else asdict(what))})
@@ -131,20 +135,29 @@ class GuestLine:
             raise HypervisorError(f"nobody answers in domain {domid}: start `xenpv bench --agent` in the guest") from None
 
     def run(self, case: Case, vdev: str, seconds: float) -> FioResult:
-        """One run in the guest. Raises HypervisorError with the guest's reason, or when it does not answer;
-        RemoteProtocolError, UsageError."""
+        """One run in the guest. Raises HypervisorError with the guest's reason, NoAnswerError, RemoteProtocolError,
+        UsageError."""
         if seconds > SECONDS_MAX:
             raise UsageError(f"a run of {seconds:g} s: give up to {SECONDS_MAX:g}")
         self._asked += 1
         deadline = time.monotonic() + seconds + self._patience
         with self._store.watch(f"{self._node}/answer") as watch:
+            before = self._answer()
             self._store.write(f"{self._node}/ask", Ask(self._asked, case, vdev, seconds).encode())
             while (left := deadline - time.monotonic()) > 0 and watch.wait(left) is not None:
-                raw = self._store.read(f"{self._node}/answer")
+                if (raw := self._answer()) == before:
+                    continue
                 found = _object(raw) if raw else {}
                 if found.get("number") == self._asked:
                     if "error" in found:
                         raise HypervisorError(f"{vdev} in the guest: {_word(found, 'error')}")
                     return decode_result(found)
-        raise HypervisorError(f"the guest did not answer within {seconds + self._patience:g} s: does `xenpv bench --agent` "
-                              "still run there?")
+        raise NoAnswerError(f"the guest did not answer within {seconds + self._patience:g} s: does `xenpv bench --agent` "
+                            "still run there?")
+
+    def _answer(self) -> bytes:
+        """What stands there, to whatever question. Looked at before one is asked: dom0 makes no nodes in a guest that is gone."""
+        try:
+            return self._store.read(f"{self._node}/answer")
+        except NoEntryError:
+            raise NoAnswerError("the guest did not answer: `xenpv bench --agent` has ended there") from None

@@ -13,7 +13,7 @@ from xenpv_tools.bench import report
 from xenpv_tools.bench.cases import GUEST_CASES
 from xenpv_tools.bench.fio import FioError, FioResult
 from xenpv_tools.bench.guest_agent import check_free, guest_job, serve
-from xenpv_tools.bench.guest_compare import EXPLANATIONS, best_ratio, per_1000
+from xenpv_tools.bench.guest_compare import EXPLANATIONS, GuestPlan, best_ratio, compare_in_guest, per_1000
 from xenpv_tools.bench.guest_disks import find_disks
 from xenpv_tools.bench.guest_line import NODE, Ask, GuestLine, Machine, decode_result, encode_answer
 
@@ -44,13 +44,14 @@ def test_a_question_that_cannot_be_meant_is_refused(change: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("change", [
     {"iops": "many"}, {"iops": -1}, {"iops": float("inf")}, {"iops": 0}, {"ios": 0}, {"ios": None}, {"p99_us": [1]},
-    {"p50_us": 1e300}, {"bytes_per_second": True}])
+    {"p50_us": 1e300}, {"bytes_per_second": True}, {"iops": 10**400}, {"ios": 10**400}])
 def test_an_answer_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError):
         decode_result({**json.loads(encode_answer(1, RESULT)), **change})
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b'{"cpus": 1}', b'{"cpus": "1", "kernel": "6.1", "fio": "3"}'])
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"[" * 2000, b'{"cpus": 1' + b"0" * 400 + b"}",
+                                 b'{"cpus": 1}', b'{"cpus": "1", "kernel": "6.1", "fio": "3"}'])
 def test_what_a_guest_is_must_be_said_as_agreed(raw: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         Machine.decode(raw)
@@ -73,10 +74,11 @@ def domid(uri: str) -> int:
 
 
 class Guest:
-    """An agent in a thread; `asked` is what it was asked, xvdc fails."""
+    """An agent in a thread; `asked` is what it was asked, `finds` what it answers for a disk. xvdc fails."""
 
     def __init__(self, uri: str, domid: int) -> None:
         self.asked: list[Ask] = []
+        self.finds: dict[str, FioResult | BaseException] = {"xvdc": FioError("no room\nfor fio")}
         self.up = threading.Event()
         self.complaints: list[str] = []
         self._uri, self._domid = uri, domid
@@ -93,9 +95,10 @@ class Guest:
 
     def _run(self, ask: Ask) -> FioResult:
         self.asked.append(ask)
-        if ask.vdev == "xvdc":
-            raise FioError("no room\nfor fio")
-        return RESULT
+        found = self.finds.get(ask.vdev, RESULT)
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     def join(self) -> None:
         self._thread.join()
@@ -156,9 +159,9 @@ def test_no_file_is_measured_on(tmp_path: Path) -> None:
         check_free(tmp_path / "xvda")
 
 
-def vbd(kind: str, number: int, more: dict[str, str] = {}) -> dict[str, bytes | str]:
-    front, back = f"/local/domain/3/device/vbd/{number}", f"/local/domain/0/backend/{kind}/3/{number}"
-    return {f"/libxl/3/device/vbd/{number}/backend": back, f"{front}/state": "4", f"{back}/state": "4", f"{back}/mode": "w",
+def vbd(kind: str, number: int, more: dict[str, str] = {}, domid: int = 3) -> dict[str, bytes | str]:
+    front, back = f"/local/domain/{domid}/device/vbd/{number}", f"/local/domain/0/backend/{kind}/{domid}/{number}"
+    return {f"/libxl/{domid}/device/vbd/{number}/backend": back, f"{front}/state": "4", f"{back}/state": "4", f"{back}/mode": "w",
             f"{back}/params": "/dev/ram0", f"{back}/sectors": "2048", f"{back}/sector-size": "512",
             **{f"{back}/{name}": value for name, value in more.items()}}
 
@@ -186,6 +189,27 @@ def test_two_of_one_backend_have_their_names_too() -> None:
 def test_disks_that_cannot_be_measured_are_refused(names: list[str], more: dict[str, str], error: type[XenpvError]) -> None:
     with pytest.raises(error):
         find_disks(FakeStore(vbd("vbd", XVDA, more)), 3, names, {}, True)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def plan(dom0: Store, domid: int, tmp_path: Path) -> GuestPlan:
+    """Two cases on three disks of the guest: xvdc is ours, xvda blkback's, xvdb QEMU's. No backend runs."""
+    dom0.write_all({**vbd("vbd", XVDA, domid=domid), **vbd("qdisk", XVDB, domid=domid), **vbd("vbd", XVDC, OURS, domid)})
+    return GuestPlan(domid, ["xvdc", "xvda", "xvdb"], [CASE, GUEST_CASES["randread-4k-qd1"]], 0.01, 2, tmp_path)
+
+
+def ran(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(row["case"], row["system"]) for row in found["results"]]
+
+
+@pytest.mark.parametrize("finds", [FioError("no room"), FioResult(1000, float("nan"), 2048000.0, 60.0, 90.0, 1.5)],
+                         ids=["it says why", "it says what cannot be"])
+def test_a_disk_that_fails_costs_nobody_elses_figures(guest: Guest, plan: GuestPlan, dom0: Store,
+                                                      finds: FioResult | BaseException) -> None:
+    guest.finds = {"xvdb": finds}
+    found = compare_in_guest(plan, dom0, {}, [].append)
+    assert ran(found) == [(case.name, system) for case in plan.cases for system in ("xenpv", "blkback")]
+    assert [(row["case"], row["system"]) for row in found["not_run"]] == [(case.name, "qdisk") for case in plan.cases]
 
 
 def row(backend: str, iops: float, system: str = "") -> dict[str, Any]:
