@@ -82,8 +82,11 @@ def run(options: Options, folder: Path, seconds: float = 0.0) -> FioResult:
     """Run the job in a process of its own. Its files are in `folder`. Raises FioError."""
     file = folder / "bench.fio"
     file.write_text(job_text(options))
-    process = subprocess.Popen(["fio", "--output-format=json", str(file)], cwd=folder, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        process = subprocess.Popen(["fio", "--output-format=json", str(file)], cwd=folder, stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise FioError("fio is not installed (apt-get install fio)") from error
     try:
         before = _children_seconds()
         out, err = process.communicate(timeout=seconds + _ENOUGH)

@@ -2,6 +2,7 @@
 
 RULES
 - Only a disk that nobody in the guest uses is written to, or read.
+- An agent that ends takes its nodes away: dom0 asks nobody who is not there. A run that fails does not end it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from xenpv.domain import Store
+from xenpv.domain import Store, Watch
 from xenpv.errors import NoEntryError, StorageError, XenpvError
 
 from . import fio
 from .cases import Case
 from .files import work_directory
-from .guest_line import NODE, Ask, Machine, encode_answer
+from .guest_line import NODE, NOT_INSTALLED, Ask, Machine, encode_answer
 from .machine import program_version
 
 
@@ -43,42 +45,51 @@ def check_free(device: Path) -> None:
 
 def describe() -> Machine:
     """This guest."""
-    return Machine(os.cpu_count() or 1, os.uname().release, program_version("fio") or "not installed")
+    return Machine(os.cpu_count() or 1, os.uname().release, program_version("fio") or NOT_INSTALLED)
 
 
-def serve(store: Store, say: Callable[[str], None], run: Callable[[Ask], fio.FioResult] | None = None) -> None:
+def serve(store: Store, say: Callable[[str], None], run: Callable[[Ask], fio.FioResult] | None = None,
+          about: Machine | None = None) -> None:
     """Answers until it is interrupted, or somebody removes the question's node. `say` is told each line of it.
 
-    `run` runs one question; None: by fio.
+    `run` runs one question; None: by fio. `about`: what dom0 is told of this guest; None: what describe() finds.
     """
-    store.write(f"{NODE}/ask", "")
-    store.write(f"{NODE}/answer", "")
+    try:
+        store.write(f"{NODE}/ask", "")
+        store.write(f"{NODE}/answer", "")
+        with store.watch(f"{NODE}/ask") as watch:
+            store.write(f"{NODE}/about", (about or describe()).encode())
+            say("serving")
+            _answer_all(store, watch, run or run_fio, say)
+    finally:
+        with suppress(NoEntryError):  # somebody removed them all
+            store.remove(NODE)
+
+
+def _answer_all(store: Store, watch: Watch, run: Callable[[Ask], fio.FioResult], say: Callable[[str], None]) -> None:
     done = None
-    with store.watch(f"{NODE}/ask") as watch:
-        store.write(f"{NODE}/about", describe().encode())
-        say("serving")
-        while watch.wait() is not None:
-            try:
-                raw = store.read(f"{NODE}/ask")
-            except NoEntryError:
-                return
-            if not raw:
-                continue
-            try:
-                ask = Ask.decode(raw)
-            except XenpvError as error:
-                say(str(error))
-                continue
-            if ask.number == done:
-                continue
-            done = ask.number
-            store.write(f"{NODE}/answer", _answer(ask, run or run_fio, say))
+    while watch.wait() is not None:
+        try:
+            raw = store.read(f"{NODE}/ask")
+        except NoEntryError:
+            return
+        if not raw:
+            continue
+        try:
+            ask = Ask.decode(raw)
+        except XenpvError as error:
+            say(str(error))
+            continue
+        if ask.number == done:
+            continue
+        done = ask.number
+        store.write(f"{NODE}/answer", _answer(ask, run, say))
 
 
 def _answer(ask: Ask, run: Callable[[Ask], fio.FioResult], say: Callable[[str], None]) -> str:
     try:
         found = run(ask)
-    except XenpvError as error:
+    except (XenpvError, OSError) as error:
         say(f"{ask.case.name} on {ask.vdev}: {error}")
         return encode_answer(ask.number, str(error))
     say(f"{ask.case.name} on {ask.vdev}: {found.iops:,.0f} IOPS")

@@ -2,6 +2,7 @@
 
 RULES
 - Runs alternate, and each round begins with another disk: what follows whom is not always the same.
+- A disk that lacks one of its runs in a case has no figures there: a median is of as many runs as the output says.
 - The guest does the same for every disk, byte for byte the same job; which backend it is, it does not know.
 """
 
@@ -23,7 +24,7 @@ from .compare import result
 from .cpu import machine_cpu_ns
 from .guest_agent import guest_job
 from .guest_disks import OWN, PEERS, GuestDisk, find_disks
-from .guest_line import GuestLine
+from .guest_line import PATIENCE, GuestLine
 from .machine import load_average, processors
 from .measurement import Measurement
 
@@ -49,6 +50,8 @@ class GuestPlan:
     runs: int
     backend: Path
     """The run directory of our backend."""
+    patience: float = PATIENCE
+    """Seconds beyond a run until the guest must have answered."""
 
 
 def compare_in_guest(plan: GuestPlan, store: Store, xen: Mapping[str, str],
@@ -61,7 +64,7 @@ def compare_in_guest(plan: GuestPlan, store: Store, xen: Mapping[str, str],
     began = load_average()
     writes = any(case.writes for case in plan.cases)
     disks = find_disks(store, plan.domid, plan.disks, describe_devices(plan.backend), writes)
-    line = GuestLine(store, plan.domid)
+    line = GuestLine(store, plan.domid, plan.patience)
     results: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
     for case in plan.cases:

@@ -30,6 +30,8 @@ BYTES_MAX = 2000
 PATIENCE = 300.0
 """Seconds beyond the run itself until an answer must be there: fio's start and end, on a slow host."""
 SECONDS_MAX = 600.0
+NOT_INSTALLED = "not installed"
+"""What a guest without fio says of its version."""
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -125,18 +127,32 @@ class GuestLine:
     """dom0's end."""
 
     def __init__(self, store: Store, domid: int, patience: float = PATIENCE) -> None:
-        """Raises HypervisorError when no agent serves in the guest, RemoteProtocolError."""
+        """Raises HypervisorError when no agent serves in the guest, or one without fio; RemoteProtocolError."""
         self._store, self._patience = store, patience
+        self._gone: str | None = None
         self._node = f"/local/domain/{domid}/{NODE}"
         self._asked = secrets.randbits(32)
         try:
             self.machine = Machine.decode(store.read(f"{self._node}/about"))
         except NoEntryError:
             raise HypervisorError(f"nobody answers in domain {domid}: start `xenpv bench --agent` in the guest") from None
+        if self.machine.fio == NOT_INSTALLED:
+            raise HypervisorError(f"fio is not installed in domain {domid}: apt-get install fio there")
 
     def run(self, case: Case, vdev: str, seconds: float) -> FioResult:
-        """One run in the guest. Raises HypervisorError with the guest's reason, NoAnswerError, RemoteProtocolError,
-        UsageError."""
+        """One run in the guest. Raises HypervisorError with the guest's reason, RemoteProtocolError, UsageError.
+
+        NoAnswerError when nobody answers, and then at once whatever else is asked: who is gone is not waited for again.
+        """
+        if self._gone is not None:
+            raise NoAnswerError(self._gone)
+        try:
+            return self._run(case, vdev, seconds)
+        except NoAnswerError as error:
+            self._gone = str(error)
+            raise
+
+    def _run(self, case: Case, vdev: str, seconds: float) -> FioResult:
         if seconds > SECONDS_MAX:
             raise UsageError(f"a run of {seconds:g} s: give up to {SECONDS_MAX:g}")
         self._asked += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from xenpv_tools.bench import report
 from xenpv_tools.bench.cases import GUEST_CASES
 from xenpv_tools.bench.fio import FioError, FioResult
+from xenpv_tools.bench.fio import run as run_fio
 from xenpv_tools.bench.guest_agent import check_free, guest_job, serve
 from xenpv_tools.bench.guest_compare import EXPLANATIONS, GuestPlan, best_ratio, compare_in_guest, per_1000
 from xenpv_tools.bench.guest_disks import find_disks
-from xenpv_tools.bench.guest_line import NODE, Ask, GuestLine, Machine, decode_result, encode_answer
+from xenpv_tools.bench.guest_line import NODE, NOT_INSTALLED, Ask, GuestLine, Machine, decode_result, encode_answer
 
 from tests.support.fake_store import FakeStore
 from xenpv.domain import Store
@@ -87,7 +89,7 @@ class Guest:
 
     def _serve(self) -> None:
         with open_domain(f"{self._uri}#{self._domid}") as domain:
-            serve(domain.store, self._say, self._run)
+            serve(domain.store, self._say, self._run, Machine(1, "6.1", "3.33"))
 
     def _say(self, text: str) -> None:
         self.complaints.append(text)
@@ -109,7 +111,8 @@ def guest(uri: str, domid: int, dom0: Store) -> Iterator[Guest]:
     agent = Guest(uri, domid)
     assert agent.up.wait(10)
     yield agent
-    dom0.remove(f"/local/domain/{domid}/{NODE}/ask")
+    if dom0.exists(f"/local/domain/{domid}/{NODE}"):
+        dom0.remove(f"/local/domain/{domid}/{NODE}/ask")
     agent.join()
 
 
@@ -139,6 +142,34 @@ def test_a_question_that_makes_no_sense_leaves_the_agent_alive(guest: Guest, dom
 def test_without_an_agent_the_mend_is_named(dom0: Store, domid: int) -> None:
     with pytest.raises(HypervisorError, match="xenpv bench --agent"):
         GuestLine(dom0, domid)
+
+
+def test_an_agent_that_has_ended_is_not_taken_for_one(guest: Guest, dom0: Store, domid: int) -> None:
+    dom0.remove(f"/local/domain/{domid}/{NODE}/ask")
+    guest.join()
+    assert not dom0.exists(f"/local/domain/{domid}/{NODE}")
+    with pytest.raises(HypervisorError, match="xenpv bench --agent"):
+        GuestLine(dom0, domid)
+
+
+def test_a_guest_without_fio_is_told_so_at_once(dom0: Store, domid: int) -> None:
+    dom0.write(f"/local/domain/{domid}/{NODE}/about", Machine(1, "6.1", NOT_INSTALLED).encode())
+    with pytest.raises(HypervisorError, match="apt-get install fio"):
+        GuestLine(dom0, domid)
+
+
+def test_a_program_that_cannot_be_started_leaves_the_agent_alive(guest: Guest, dom0: Store, domid: int) -> None:
+    guest.finds = {"xvdb": FileNotFoundError(2, "No such file or directory", "fio")}
+    line = GuestLine(dom0, domid, patience=10)
+    with pytest.raises(HypervisorError, match="xvdb in the guest: .*No such file"):
+        line.run(CASE, "xvdb", 0.5)
+    assert line.run(CASE, "xvda", 0.5) == RESULT
+
+
+def test_without_fio_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FioError, match="apt-get install fio"):
+        run_fio({}, tmp_path)
 
 
 def test_an_answer_to_another_question_is_not_taken(dom0: Store, domid: int) -> None:
@@ -207,9 +238,29 @@ def ran(found: dict[str, Any]) -> list[tuple[str, str]]:
 def test_a_disk_that_fails_costs_nobody_elses_figures(guest: Guest, plan: GuestPlan, dom0: Store,
                                                       finds: FioResult | BaseException) -> None:
     guest.finds = {"xvdb": finds}
-    found = compare_in_guest(plan, dom0, {}, [].append)
+    found = compare_in_guest(plan, dom0, {}, print)
     assert ran(found) == [(case.name, system) for case in plan.cases for system in ("xenpv", "blkback")]
     assert [(row["case"], row["system"]) for row in found["not_run"]] == [(case.name, "qdisk") for case in plan.cases]
+
+
+def test_who_does_not_answer_is_not_waited_for_again(plan: GuestPlan, dom0: Store, domid: int) -> None:
+    dom0.write(f"/local/domain/{domid}/{NODE}/about", Machine(1, "6.1", "3.33").encode())
+    dom0.write(f"/local/domain/{domid}/{NODE}/answer", "")
+    found = compare_in_guest(replace(plan, patience=0.05), dom0, {}, print)
+    asked = Ask.decode(dom0.read(f"/local/domain/{domid}/{NODE}/ask"))
+    assert (asked.case, asked.vdev) == (CASE, "xvdc"), "the first question is the last"
+    assert found["results"] == [] and {entry["reason"] for entry in found["not_run"]} == {
+        "the guest did not answer within 0.06 s: does `xenpv bench --agent` still run there?"}
+    assert len(found["not_run"]) == 6
+
+
+def test_an_agent_that_ends_in_the_middle_leaves_what_was_measured(guest: Guest, plan: GuestPlan, dom0: Store) -> None:
+    guest.finds = {"xvdb": SystemExit()}
+    first, = plan.cases[:1]
+    found = compare_in_guest(replace(plan, disks=["xvda", "xvdc", "xvdb"], runs=1), dom0, {}, print)
+    assert ran(found) == [(first.name, "blkback"), (first.name, "xenpv")]
+    assert {entry["reason"] for entry in found["not_run"]} == {
+        "the guest did not answer: `xenpv bench --agent` has ended there"}
 
 
 def row(backend: str, iops: float, system: str = "") -> dict[str, Any]:
