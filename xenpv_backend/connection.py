@@ -104,6 +104,7 @@ class Connection:
                  options: BackendOptions, clock: Clock | None = None) -> None:
         self._clock = options.profile_clock()
         self._measured = agreement.stamp or self._clock
+        self._spin_us = options.spin_us
         self._lease: Lease | None = None
         self._agreement = agreement
         self._pool = pool
@@ -172,7 +173,7 @@ class Connection:
             "protocol": str(agreement.rings.protocol), "queues": len(self._queues), "ring_entries": agreement.entries,
             "notify_flag": agreement.notify_flag, "persistent": agreement.persistent,
             "max_indirect_segments": agreement.adverts.max_indirect_segments,
-            "stamp": agreement.stamp, "measured": self._measured,
+            "stamp": agreement.stamp, "measured": self._measured, "spin_us": self._spin_us,
             "engine": "inline" if agreement.storage.inline else self._engine,
             "counters": [stats.decode_back(page) for page in self._pages],
         }
