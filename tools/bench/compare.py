@@ -126,7 +126,7 @@ def _measure(plan: Plan, case: Case, made: Target, systems: list[System], not_ru
     return [result(case, name, made.storage, found, options[name]) for name, found in runs.items()]
 
 
-def result(case: Case, system: str, storage: str, runs: list[Measurement], options: dict[str, Any]) -> dict[str, Any]:
+def result(case: Case, system: str, storage: str, runs: Sequence[Measurement], options: dict[str, Any]) -> dict[str, Any]:
     """A row of the answer."""
     figures = {name: _rounded(value) for name, value in asdict(medians(runs)).items()}
     return {"case": case.name, "system": system, "storage": storage, **figures,

@@ -26,7 +26,7 @@ from .guest_agent import guest_job
 from .guest_disks import OWN, PEERS, GuestDisk, find_disks
 from .guest_line import PATIENCE, GuestLine
 from .machine import load_average, processors
-from .measurement import Measurement
+from .measurement import GuestMeasurement
 
 COUNTED = ("notifications", "events", "sleeps", "batches")
 """Counters of our backend that the answer has for each 1,000 requests."""
@@ -35,6 +35,7 @@ EXPLANATIONS = {
     "runs": "alternating, each round beginning with another disk; each figure is the median of its runs",
     "latency": "fio's lat, in the guest: submission to completion of an I/O",
     "cpu": "all that dom0 used while fio ran in the guest, its kernel's threads and interrupts included (/proc/stat)",
+    "guest_cpu": "user and system time of fio's process in the guest, less what it takes to start and end",
 }
 """How the figures came about: a part of the output."""
 
@@ -82,7 +83,7 @@ def compare_in_guest(plan: GuestPlan, store: Store, xen: Mapping[str, str],
 
 def _case(plan: GuestPlan, case: Case, disks: Sequence[GuestDisk], line: GuestLine, not_run: list[dict[str, str]],
           say: Callable[[str], None]) -> list[dict[str, Any]]:
-    runs: dict[str, list[Measurement]] = {disk.name: [] for disk in disks}
+    runs: dict[str, list[GuestMeasurement]] = {disk.name: [] for disk in disks}
     counted: dict[str, dict[str, float]] = {}
     for number in range(plan.runs):
         first = number % len(disks)
@@ -105,11 +106,11 @@ def _case(plan: GuestPlan, case: Case, disks: Sequence[GuestDisk], line: GuestLi
             for disk in disks if disk.name in runs]
 
 
-def _run(line: GuestLine, case: Case, vdev: str, seconds: float) -> Measurement:
+def _run(line: GuestLine, case: Case, vdev: str, seconds: float) -> GuestMeasurement:
     before = machine_cpu_ns()
     found = line.run(case, vdev, seconds)
-    return Measurement(found.iops, found.bytes_per_second, found.p50_us, found.p99_us,
-                       (machine_cpu_ns() - before) / 1000 / found.ios)
+    return GuestMeasurement(found.iops, found.bytes_per_second, found.p50_us, found.p99_us,
+                            (machine_cpu_ns() - before) / 1000 / found.ios, found.cpu_seconds * 1e6 / found.ios)
 
 
 def _counters(plan: GuestPlan, disk: GuestDisk) -> dict[str, int]:

@@ -83,7 +83,7 @@ def _setup(store: Store, vbd: Vbd, served: Mapping[str, Any] | None) -> str:
     front = vbd.place.frontend
     words = [vbd.params]
     if served:
-        words += [str(served.get("engine")), str(served.get("storage", {}).get("cache"))]
+        words += [str(served.get("engine")), str(served.get("storage", {}).get("cache")), f"spin {served.get('spin_us')} us"]
     if _key(store, f"{front}/feature-persistent") == "1" and _key(store, f"{vbd.place.backend}/feature-persistent") == "1":
         words.append("persistent")
     pages = 1 << int(order) if (order := _key(store, f"{front}/ring-page-order")) in tuple("01234") else 1

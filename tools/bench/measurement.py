@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from statistics import median
 
 
@@ -19,6 +20,15 @@ class Measurement:
     """CPU time of both sides, user and system, microseconds."""
 
 
-def medians(runs: list[Measurement]) -> Measurement:
+@dataclass(frozen=True)
+class GuestMeasurement(Measurement):
+    """Of a guest of a real Xen host, where `cpu_us_per_io` is dom0's."""
+
+    guest_cpu_us_per_io: float
+    """CPU time of fio in the guest, user and system, microseconds."""
+
+
+def medians(runs: Sequence[Measurement]) -> Measurement:
     """Field by field: the runs of one system differ by what else the machine did, in each field on its own."""
-    return Measurement(*(median(getattr(run, name) for run in runs) for name in Measurement.__dataclass_fields__))
+    kind = type(runs[0])
+    return kind(*(median(getattr(run, field.name) for run in runs) for field in fields(kind)))

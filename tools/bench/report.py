@@ -9,8 +9,8 @@ from .compare import ratio
 from .guest_compare import best_ratio
 from .guest_disks import OWN
 
-_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "dom0 us/IO", "x best", "x nbdkit", "x qemu", "x raw",
-          "per 1,000", "sleeps", "rescues")
+_RIGHT = ("IOPS", "MB/s", "p50 us", "p99 us", "CPU us/IO", "dom0 us/IO", "guest us/IO", "x best", "x nbdkit", "x qemu",
+          "x raw", "per 1,000", "sleeps", "rescues")
 
 
 def _figure(value: float, digits: int = 0) -> str:
@@ -62,8 +62,9 @@ def guest(found: dict[str, Any]) -> str:
         rows.append([
             row["case"], row["system"], _figure(row["iops"]), _figure(row["bytes_per_second"] / 1e6, 1),
             _figure(row["p50_us"]), _figure(row["p99_us"]), _figure(row["cpu_us_per_io"], 1),
+            _figure(row["guest_cpu_us_per_io"], 1),
             _times(best_ratio(results, row["case"], row["system"])) if own else "", row["options"]["setup"]])
-    header = ["case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "dom0 us/IO", "x best", "setup"]
+    header = ["case", "system", "IOPS", "MB/s", "p50 us", "p99 us", "dom0 us/IO", "guest us/IO", "x best", "setup"]
     parts = [table(header, rows, _RIGHT)] if rows else []
     parts += [_not_run(found["not_run"])] if found["not_run"] else []
     guest, how, load, options = found["guest"], found["how"], found["load_average"], found["options"]
@@ -75,7 +76,7 @@ def guest(found: dict[str, Any]) -> str:
         f"{found['processors']['count']} x {found['processors']['model']}; pinning: {options['pinning']}.",
         f"Load average of dom0 {load['before'][0]} before, {load['after'][0]} after: figures count only when nothing else "
         "ran.",
-        f"Latency: {how['latency']}.", f"dom0 us/IO: {how['cpu']}.",
+        f"Latency: {how['latency']}.", f"dom0 us/IO: {how['cpu']}.", f"guest us/IO: {how['guest_cpu']}.",
         *(f"The first job: {' '.join(row['options']['fio_job'].split())}" for row in results[:1])])])
 
 

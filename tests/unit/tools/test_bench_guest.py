@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from xenpv_tools.bench import report
 from xenpv_tools.bench.cases import GUEST_CASES
 from xenpv_tools.bench.fio import FioError, FioResult
 from xenpv_tools.bench.fio import run as run_fio
-from xenpv_tools.bench.guest_agent import check_free, guest_job, serve
+from xenpv_tools.bench.guest_agent import check_free, guest_job, serve, start_and_end, with_fio
 from xenpv_tools.bench.guest_compare import EXPLANATIONS, GuestPlan, best_ratio, compare_in_guest, per_1000
 from xenpv_tools.bench.guest_disks import find_disks
 from xenpv_tools.bench.guest_line import NODE, NOT_INSTALLED, Ask, GuestLine, Machine, decode_result, encode_answer
@@ -172,6 +172,17 @@ def test_without_fio_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         run_fio({}, tmp_path)
 
 
+def test_what_fio_takes_to_start_and_end_is_not_of_its_ios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenpv_tools.bench.guest_agent.check_free", lambda device: None)
+    monkeypatch.setattr("xenpv_tools.bench.fio.run", lambda job, folder, seconds: RESULT)
+    assert with_fio(0.5)(Ask(1, CASE, "xvda", 1.0)) == replace(RESULT, cpu_seconds=1.0)
+
+
+def test_fio_starts_and_ends_without_a_disk(requires: Callable[[str], str]) -> None:
+    requires("fio")
+    assert start_and_end() > 0
+
+
 def test_an_answer_to_another_question_is_not_taken(dom0: Store, domid: int) -> None:
     dom0.write(f"/local/domain/{domid}/{NODE}/about", Machine(1, "6.1", "3.33").encode())
     dom0.write(f"/local/domain/{domid}/{NODE}/answer", encode_answer(1, RESULT))
@@ -214,6 +225,12 @@ def test_two_of_one_backend_have_their_names_too() -> None:
     assert [disk.name for disk in found] == ["xenpv xvda", "xenpv xvdb"]
 
 
+def test_the_setup_of_our_own_says_how_long_the_backend_spins() -> None:
+    served = {"engine": "io_uring", "storage": {"cache": "none"}, "spin_us": 70}
+    found, = find_disks(FakeStore(vbd("vbd", XVDA, OURS)), 3, ["xvda"], {(3, XVDA): served}, True)  # type: ignore[arg-type]
+    assert found.setup == "/dev/ram0, io_uring, none, spin 70 us, 1 x 32 entries"
+
+
 @pytest.mark.parametrize(("names", "more", "error"), [
     ([], {}, UsageError), (["xvda", "xvda"], {}, UsageError), (["xvdb"], {}, DeviceError),
     (["xvda"], {"state": "2"}, DeviceError), (["xvda"], {"mode": "r"}, DeviceError)])
@@ -243,6 +260,11 @@ def test_a_disk_that_fails_costs_nobody_elses_figures(guest: Guest, plan: GuestP
     assert [(row["case"], row["system"]) for row in found["not_run"]] == [(case.name, "qdisk") for case in plan.cases]
 
 
+def test_the_cpu_time_of_both_sides_is_in_a_row(guest: Guest, plan: GuestPlan, dom0: Store) -> None:
+    row, = compare_in_guest(replace(plan, disks=["xvda"], cases=[CASE]), dom0, {}, print)["results"]
+    assert row["guest_cpu_us_per_io"] == RESULT.cpu_seconds * 1e6 / RESULT.ios and row["cpu_us_per_io"] >= 0
+
+
 def test_who_does_not_answer_is_not_waited_for_again(plan: GuestPlan, dom0: Store, domid: int) -> None:
     dom0.write(f"/local/domain/{domid}/{NODE}/about", Machine(1, "6.1", "3.33").encode())
     dom0.write(f"/local/domain/{domid}/{NODE}/answer", "")
@@ -265,7 +287,7 @@ def test_an_agent_that_ends_in_the_middle_leaves_what_was_measured(guest: Guest,
 
 def row(backend: str, iops: float, system: str = "") -> dict[str, Any]:
     return {"case": CASE.name, "system": system or backend, "storage": "guest", "iops": iops, "bytes_per_second": iops * 4096,
-            "p50_us": 12.3, "p99_us": 45.6, "cpu_us_per_io": 7.8, "iops_of_runs": [iops],
+            "p50_us": 12.3, "p99_us": 45.6, "cpu_us_per_io": 7.8, "guest_cpu_us_per_io": 9.1, "iops_of_runs": [iops],
             "options": {"setup": f"setup of {backend}", "backend": backend, "vdev": "xvda", "fio_job": "[bench]\nrw=read\n"}}
 
 
@@ -292,4 +314,4 @@ def test_what_people_see() -> None:
         "processors": {"count": 2, "model": "a processor"}, "load_average": {"before": [0.1], "after": [0.2]},
         "options": {"seconds": 1.0, "runs": 3, "size": 1 << 26, "pinning": "none"}, "how": EXPLANATIONS})
     own = next(line for line in text.splitlines() if "setup of xenpv" in line)
-    assert {"300", "1.50", "7.8"} < set(own.split()) and "guest, all, qdisk: not run: no QEMU" in text
+    assert {"300", "1.50", "7.8", "9.1"} < set(own.split()) and "guest, all, qdisk: not run: no QEMU" in text
