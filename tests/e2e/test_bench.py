@@ -188,4 +188,4 @@ def test_what_measuring_costs(bench: Callable[..., dict[str, Any]]) -> None:
     assert all(row["iops_off"] > 0 and row["iops_on"] > 0 and len(row["ratios"]) == 6 for row in found["profiling"])
     totals = found["totals"]
     assert (totals["requests"], totals["more"]) == (5000, 0), "no request's stages are longer than the request"
-    assert totals["unknown"] == 0 and totals["close"] <= 5000
+    assert totals["unknown"] == 0 and totals["close"] >= 4500, "nine of ten, also where other work interrupts the two"
