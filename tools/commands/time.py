@@ -32,21 +32,34 @@ def command() -> None:
     """The time page: dom0's tick, for each domain that asks (docs/time-page.md)."""
 
 
+def _lock(path: Path) -> int:
+    """The descriptor of the file `path`, locked. Raises UsageError when another publisher has it."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except BlockingIOError as error:
+            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise UsageError(f"the time page is published already (pid {pid}, lock {path}): end that process first") from error
+        except FileNotFoundError:
+            pass
+        os.close(fd)  # its last holder removed it between our open and our lock, which keeps nobody out
+
+
 @contextmanager
-def _only_publisher(directory: Path) -> Iterator[None]:
+def only_publisher(directory: Path) -> Iterator[None]:
     """A lock for as long as the block lasts. Raises UsageError when another publisher has it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "time.lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _lock(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
         path.unlink(missing_ok=True)
-    except BlockingIOError as error:
-        pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-        raise UsageError(f"the time page is published already (pid {pid}, lock {path}): end that process first") from error
     finally:
         os.close(fd)
 
@@ -71,7 +84,7 @@ def publish(session: Session, /, max_age_ms: int, fault: str | None,
         return
     with ExitStack() as stack:
         domain = stack.enter_context(session.open_domain())
-        stack.enter_context(_only_publisher(directory))
+        stack.enter_context(only_publisher(directory))
         publisher = stack.enter_context(Publisher(domain, max_age_ns=max_age_ms * 1_000_000))
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, lambda *_: publisher.stop()))
