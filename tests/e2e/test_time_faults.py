@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.support.world import World, serving
 from xenpv.testing.timepage import JUMP_TICKS, Fault
 from xenpv.timepage import trouble
 from xenpv.timepage.subscription import place_of
+from xenpv_backend.daemon import Backend
 from xenpv_frontend.disk import Disk
 from xenpv_tools.cli import main
 from xenpv_tools.monitor.interval import intervals
@@ -49,10 +51,14 @@ class Bench:
         disk.read(0, 512)
         self.storage.meanwhile = lambda number: self.clock.pass_ticks(STEPS)
 
-    def tell(self) -> None:
-        """As the store does of a page that is another."""
+    def follow(self, backend: Backend, fault: Fault, until: Callable[..., None]) -> None:
+        """Another page after such a fault: told as the store does, and taken by the backend."""
+        if fault not in (Fault.WRAP, Fault.MIGRATE):
+            return
+        old = backend._clock.mapped
         for domid in (0, self.world.guest.domid):
             self.world.dom0.store.write(f"{place_of(domid)}/generation", str(self.clock.scene.facts.generation))
+        until(lambda: backend._clock.mapped not in (old, []) and len(backend._clock.mapped) == 1, "another page")
 
     def counted(self) -> tuple[int, int, int]:
         """Of the backend: requests whose own times are known, unknown ones, refused claims."""
@@ -99,10 +105,7 @@ def test_what_latency_says(bench: Bench, until: Callable[..., None], fault: Faul
             bench.read(disk)
             assert bench.counted() == (1, 0, 0)
             bench.read(disk, fault)
-            if fault in (Fault.WRAP, Fault.MIGRATE):
-                old = backend._clock.mapped
-                bench.tell()
-                until(lambda: backend._clock.mapped not in (old, []) and len(backend._clock.mapped) == 1, "another page")
+            bench.follow(backend, fault, until)
             bench.read(disk)
             known, unknown, _ = bench.counted()
             table, beside = bench.latency()
@@ -154,19 +157,41 @@ def test_a_disruption_that_the_page_tells_loses_what_was_under_way(bench: Bench)
             assert bench.counted() == (0, 1, 0)
 
 
-@pytest.mark.parametrize("fault", [Fault.TEAR, Fault.KILL])
-def test_top_shows_times_that_are_lost(bench: Bench, fault: Fault) -> None:
-    with serving(bench.world.dom0, bench.world.run, stamp="tick"):
+SHOWN = ("lost", "zero", "ser-p50")
+NO_TIME = ("100%", "-", "-")
+ZERO = ("0%", "100%", "<4ms")
+GOOD = ("0%", "0%", "8..16ms")
+SLOW = ("0%", "0%", "4.01s")
+
+
+@pytest.mark.parametrize(("fault", "under_way", "later"), [
+    (Fault.TEAR, NO_TIME, NO_TIME),
+    (Fault.KILL, NO_TIME, NO_TIME),
+    (Fault.FREEZE, ZERO, ZERO),
+    (Fault.FORWARD, SLOW, GOOD),
+    (Fault.BACK, NO_TIME, GOOD),
+    (Fault.WRAP, NO_TIME, GOOD),
+    (Fault.MIGRATE, NO_TIME, GOOD),
+])
+def test_what_top_shows(bench: Bench, until: Callable[..., None], fault: Fault, under_way: tuple[str, ...],
+                        later: tuple[str, ...]) -> None:
+    """Of the request that met the fault, and of the next one."""
+    with serving(bench.world.dom0, bench.world.run, stamp="tick") as backend:
         bench.world.attach()
         with Disk.open(bench.world.guest, stamp="tick") as disk:
+            readings = [read_all(bench.world.run)]
             bench.read(disk, fault)
-            before = read_all(bench.world.run)
+            readings.append(read_all(bench.world.run))
+            bench.follow(backend, fault, until)
             bench.read(disk)
-            after = read_all(bench.world.run)
-    view = View("emulated", 1.0)
-    view.update(intervals(before, after, 1.0), after.pid, "12:00:00")
-    head, line = (each.split() for each in view.table())
-    assert [line[head.index(name)] for name in ("r/s", "ser-p50", "tot-p99", "lost")] == ["1.0", "-", "-", "100%"]
+            readings.append(read_all(bench.world.run))
+    shown = []
+    for before, after in pairwise(readings):
+        view = View("emulated", 1.0)
+        view.update(intervals(before, after, 1.0), after.pid, "12:00:00")
+        head, line = (each.split() for each in view.table())
+        shown.append([line[head.index(name)] for name in SHOWN])
+    assert shown == [[*under_way], [*later]]
 
 
 def test_no_warning_where_nobody_stamps_in_ticks(bench: Bench) -> None:
