@@ -17,7 +17,7 @@ from tests.xenhost.shell import run
 from xenpv.domain import Domain
 from xenpv.errors import TimePageError
 from xenpv.hypervisors import open_domain
-from xenpv.timepage import Kernel, find_page, open_reader
+from xenpv.timepage import Kernel, Reader, find_page, open_reader
 
 pytestmark = pytest.mark.xen
 Until = Callable[..., None]
@@ -71,18 +71,33 @@ class Asked:
         return self._answer()
 
 
-def test_dom0_reads_its_own_page_beside_its_jiffies(dom0: Domain) -> None:
+def settled(reader: Reader, until: Until) -> int:
+    """Ticks missed before now: they are counted when the next one is written."""
+    tick = reader.read().tick
+    until(lambda: reader.read().tick > tick, "the page ticks")
+    return reader.read().missed
+
+
+def check_near(who: str, off: list[int], missed: int) -> None:
+    """How many ticks readings are off dom0's own, `missed` of which were never written meanwhile. Each tick that was written is
+    seen, so none is further off than what was missed; nearly all are within one, on a host that is quiet or not.
+    """
+    near = sum(each <= 1 for each in off)
+    print(f"{who}: {near} of {len(off)} within one tick, at most {max(off)}, missed {missed}")
+    assert max(off) <= 1 + missed and near >= 0.9 * len(off)
+
+
+def test_dom0_reads_its_own_page_beside_its_jiffies(dom0: Domain, until: Until) -> None:
     with publishing(), open_reader(dom0) as reader:
         off = []
+        missed = settled(reader, until)
         for _ in range(200):
             before = reader.read().tick
             jiffies = Kernel().jiffies()
-            after = reader.read()
+            after = reader.read().tick
             assert jiffies is not None
-            missed = after.missed
-            off.append(min(abs(before - jiffies), abs(after.tick - jiffies)))
-        print(f"dom0: {sum(each <= 1 for each in off)} of {len(off)} within one tick, at most {max(off)}, missed {missed}")
-        assert max(off) <= 1 + missed
+            off.append(min(abs(before - jiffies), abs(after - jiffies)))
+        check_near("dom0", off, settled(reader, until) - missed)
 
 
 def test_a_killed_publisher_is_seen_through_the_old_page(dom0: Domain) -> None:
@@ -101,22 +116,23 @@ def test_a_guest_reads_dom0_s_jiffies(dom0: Domain, guest: Callable[..., Any], u
         asked = Asked(dom0, int(run("xl", "domid", "time")), until)
         ready = asked.ready()
         print("guest: ns of a read of the tick, clock_gettime MONOTONIC, COARSE:", ready["cost_ns"])
-        off, first_missed, late = [], None, []
+        off, late = [], []
+        first = asked()
         for _ in range(100):
             calibration, before = kernel.calibrate(), kernel.jiffies()
             answer = asked()
             after = kernel.jiffies()
             assert calibration and before is not None and after is not None
             assert "tick" in answer, answer
-            first_missed = answer["missed"] if first_missed is None else first_missed
             # dom0's own tick at the moment that the page names, by dom0's own clock.
             own = calibration.tick + round((answer["tick_ns"] - calibration.coarse_ns) / kernel.tick_nsec())
             off.append(abs(answer["tick"] - own))
             late.append(max(before - answer["tick"], answer["tick"] - after, 0))
-        missed = answer["missed"]
-        print(f"guest: {sum(each <= 1 for each in off)} of {len(off)} within one tick, at most {max(off)}; missed "
-              f"{missed - first_missed}; outside dom0's own readings before and after by at most {max(late)}")
-        assert max(off) <= 1 and max(late) <= 1 + missed
+        while (last := asked())["tick"] == answer["tick"]:
+            pass  # what was missed is counted when the next one is written
+        print(f"guest: the page's own tick is at most {max(off)} off dom0's at the same moment")
+        assert max(off) <= 1
+        check_near("guest", late, last["missed"] - first["missed"])
         generation = answer["generation"]
 
         process.send_signal(signal.SIGKILL)
