@@ -19,8 +19,10 @@ from xenpv_tools.scratch import directory_prefix
 from xenpv.hypervisors.emulated import host
 from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.stats import decode_back
+from xenpv.timepage import Kernel
 
 pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no /dev/shm here")
+TICK_US = Kernel().tick_nsec() / 1000
 FIGURES = ("iops", "bytes_per_second", "p50_us", "p99_us", "cpu_us_per_io")
 
 
@@ -183,9 +185,12 @@ def test_a_size_that_cannot_be_is_one_line() -> None:
 
 
 def test_what_measuring_costs(bench: Callable[..., dict[str, Any]]) -> None:
-    found = bench("--profiling", "--profile", "us", "--profile", "backend", "--case", "randread-4k-qd1", "--runs", "6")
-    assert [(row["mode"], row["pairs"]) for row in found["profiling"]] == [("us", 6), ("backend", 6)]
+    modes = ("us", "tick", "backend")
+    found = bench("--profiling", *(f"--profile={mode}" for mode in modes), "--case", "randread-4k-qd1", "--runs", "6")
+    assert [(row["mode"], row["pairs"]) for row in found["profiling"]] == [(mode, 6) for mode in modes]
     assert all(row["iops_off"] > 0 and row["iops_on"] > 0 and len(row["ratios"]) == 6 for row in found["profiling"])
-    totals = found["totals"]
-    assert (totals["requests"], totals["more"]) == (5000, 0), "no request's stages are longer than the request"
-    assert totals["unknown"] == 0 and totals["close"] >= 4500, "nine of ten, also where other work interrupts the two"
+    us, ticks = found["totals"]
+    assert (us["unit"], us["requests"], us["unknown"], us["more"]) == ("us", 5000, 0, 0), "no stages are longer than the request"
+    assert us["close"] >= 4500, "nine of ten, also where other work interrupts the two"
+    assert (ticks["unit"], ticks["requests"], ticks["within_us"]) == ("tick", 5000, TICK_US * (1 + ticks["missed"]))
+    assert ticks["close"] >= 4500

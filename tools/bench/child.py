@@ -74,7 +74,7 @@ def load(uri: str) -> int:
                 disks.pop(vdev).close()
                 return {}
             if "requests" in request:
-                return {"totals": asdict(check_totals(disks[vdev], request["requests"]))}
+                return {"totals": asdict(check_totals(disks[vdev], request["requests"], domain))}
             if "case" in request:
                 result = run_load(disks[vdev], Case(**request["case"]), request["seconds"], request["seed"])
                 return {"result": asdict(result)}

@@ -68,16 +68,17 @@ def measure_profiling(cases: Sequence[Case], storage: str, modes: Sequence[str],
                       spin_us: int | None, directory: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
     """`pairs` pairs of each case in each of `modes`. `say` is told what happens, one line each."""
     began = load_average()
-    rows, totals = [], None
+    rows: list[dict[str, Any]] = []
+    totals: list[dict[str, Any]] = []
     with target(storage, size, directory) as made:
         for mode in modes:
             with work_directory() as folder, Xenpv(made, folder, spin_us) as system, _publishing(system.uri):
                 for case in cases:
                     rows.append(_pairs(system, case, mode, seconds, pairs, say))
-                if MODES[mode].stamp == "us":
-                    say(f"{REQUESTS} requests beside a clock outside")
+                if MODES[mode].stamp:
+                    say(f"{REQUESTS} requests with stamps in {mode} beside a clock outside")
                     system.profile(MODES[mode])
-                    totals = system.check_totals(REQUESTS)
+                    totals.append(system.check_totals(REQUESTS))
     return {"profiling": rows, "totals": totals, "versions": versions(), "processors": processors(),
             "load_average": {"before": began, "after": load_average()}, "storage": storage,
             "options": {"seconds": seconds, "runs": pairs, "size": size, "spin_us": spin_us, "pinning": PINNING}}

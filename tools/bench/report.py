@@ -111,16 +111,25 @@ def profiling(found: dict[str, Any]) -> str:
              _figure(row["ratio"], 3), " .. ".join(_figure(end, 3) for end in row["interval"]),
              "yes" if row["below"] else "no"] for row in found["profiling"]]
     parts = [table(header, rows, ["pairs", "IOPS off", "IOPS on", "time on / off"])]
-    if (totals := found["totals"]) is not None:
-        parts.append(
-            f"Of {totals['requests']:,} single reads with stamps in us, the stages of {totals['close']:,} "
-            f"({100 * totals['close'] / totals['requests']:.2f} %) add up to what the load's own clock around the core's call "
-            f"said, within 5 us; {totals['more']} to more than it, {totals['unknown']} are unknown. It said more by "
-            f"{totals['p50_us']:g} us (p50), {totals['p99_us']:g} us (p99), {totals['p999_us']:g} us (p99.9): the call "
-            "itself is in it.")
+    parts += [_totals(each) for each in found["totals"]]
     parts.append("Ratios are those of the pairs, their median with the interval of order statistics; IOPS are the medians of "
                  f"all runs.\nStorage {found['storage']}. " + _circumstances(found))
     return "\n\n".join(parts)
+
+
+def _totals(totals: dict[str, Any]) -> str:
+    """An answer of totals.check_totals."""
+    ticks, within = totals["unit"] == "tick", f"{totals['within_us']:,.0f} us"
+    if ticks:
+        within += f" (a tick, and {totals['missed']} that dom0's page missed)" if totals["missed"] else " (a tick)"
+    text = (f"Of {totals['requests']:,} single reads with stamps in {'ticks' if ticks else 'us'}, the stages of "
+            f"{totals['close']:,} ({100 * totals['close'] / totals['requests']:.2f} %) add up to what the load's own clock "
+            f"around the core's call said, within {within}; {totals['more']} to more than it, {totals['unknown']} are unknown. ")
+    if ticks:
+        return text + (f"Together they are {totals['stages_us'] / 1000:,.1f} ms, and {totals['outside_us'] / 1000:,.1f} ms by "
+                       "that clock: the calls themselves are in it.")
+    return text + (f"It said more by {totals['p50_us']:g} us (p50), {totals['p99_us']:g} us (p99), {totals['p999_us']:g} us "
+                   "(p99.9): the call itself is in it.")
 
 
 def notifications(found: dict[str, Any]) -> str:
