@@ -79,8 +79,8 @@ def settled(reader: Reader, until: Until) -> int:
 
 
 def check_near(who: str, off: list[int], missed: int) -> None:
-    """How many ticks readings are off dom0's own, `missed` of which were never written meanwhile. Each tick that was written is
-    seen, so none is further off than what was missed; nearly all are within one, on a host that is quiet or not.
+    """`off`: how many ticks each reading is off dom0's own. `missed` ticks were never written meanwhile, and the others are
+    seen: so none is further off than these and one more, and nearly all are within one, on a host that is quiet or not.
     """
     near = sum(each <= 1 for each in off)
     print(f"{who}: {near} of {len(off)} within one tick, at most {max(off)}, missed {missed}")

@@ -53,8 +53,8 @@ def serve(store: Store, say: Callable[[str], None], run: Callable[[Ask], fio.Fio
           about: Machine | None = None) -> None:
     """Answers until it is interrupted, or somebody removes the question's node. `say` is told each line of it.
 
-    `run` runs one question; None: by fio. `about`: what dom0 is told of this guest; None: what describe() finds. Raises FioError
-    for a fio that does not work.
+    `run` runs one question; None: by fio. `about`: what dom0 is told of this guest; None: what describe() finds.
+    Raises FioError for a fio that does not work.
     """
     about = about or describe()
     if run is None:

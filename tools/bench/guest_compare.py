@@ -59,8 +59,8 @@ def compare_in_guest(plan: GuestPlan, store: Store, xen: Mapping[str, str],
                      say: Callable[[str], None]) -> dict[str, Any]:
     """The whole comparison; `xen` is what the output says of the host. `say` is told what happens, one line each.
 
-    Of a disk that fails in a case, `not_run` has the reason, and the rest goes on. Raises UsageError, DeviceError (find_disks),
-    HypervisorError, RemoteProtocolError and StoreError before the first run.
+    Of a disk that fails in a case, `not_run` has the reason, and the rest goes on. Before the first run it raises UsageError,
+    DeviceError (find_disks), HypervisorError, RemoteProtocolError and StoreError.
     """
     began = load_average()
     writes = any(case.writes for case in plan.cases)

@@ -110,8 +110,11 @@ class NoAnswerError(HypervisorError):
 
 
 def encode_answer(number: int, what: FioResult | str) -> str:
-    """The result of question `number`, or one line on why there is none."""
-    return json.dumps({"number": number, **({"error": what[:500]} if isinstance(what, str) else asdict(what))})
+    """The result of question `number`, or one line on why there is none, which fits into a node as it is ASCII."""
+    if isinstance(what, str):
+        line = printable(what.encode(errors="replace")).encode("ascii", "replace").decode()
+        return json.dumps({"number": number, "error": line[:500]})
+    return json.dumps({"number": number, **asdict(what)})
 
 
 def decode_result(found: dict[str, Any]) -> FioResult:
@@ -172,7 +175,8 @@ class GuestLine:
                             "still run there?")
 
     def _answer(self) -> bytes:
-        """What stands there, to whatever question. Looked at before one is asked: dom0 makes no nodes in a guest that is gone."""
+        """What stands there, to whatever question. Looked at before one is asked, so that dom0 makes no nodes in a guest that
+        is gone."""
         try:
             return self._store.read(f"{self._node}/answer")
         except NoEntryError:

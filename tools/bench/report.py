@@ -124,7 +124,8 @@ def _totals(totals: dict[str, Any]) -> str:
         within += f" (a tick, and {totals['missed']} that dom0's page missed)" if totals["missed"] else " (a tick)"
     text = (f"Of {totals['requests']:,} single reads with stamps in {'ticks' if ticks else 'us'}, the stages of "
             f"{totals['close']:,} ({100 * totals['close'] / totals['requests']:.2f} %) add up to what the load's own clock "
-            f"around the core's call said, within {within}; {totals['more']} to more than it, {totals['unknown']} are unknown. ")
+            f"around the core's call said, within {within}; {totals['more']} to more than it, {totals['unknown']} are "
+            "unknown. ")
     if ticks:
         return text + (f"Together they are {totals['stages_us'] / 1000:,.1f} ms, and {totals['outside_us'] / 1000:,.1f} ms by "
                        "that clock: the calls themselves are in it.")

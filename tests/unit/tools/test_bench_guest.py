@@ -134,6 +134,11 @@ def test_a_failure_in_the_guest_is_one_line_here(guest: Guest, dom0: Store, domi
     assert str(raised.value).isprintable()
 
 
+@pytest.mark.parametrize("text", ["\x00" * 900, "\U0001f4be" * 900, "\udcff" * 900, "\\" * 900])
+def test_a_failure_fits_into_a_node(text: str) -> None:
+    assert len(encode_answer(2**33, text)) <= 2000
+
+
 def test_a_question_that_makes_no_sense_leaves_the_agent_alive(guest: Guest, dom0: Store, domid: int) -> None:
     dom0.write(f"/local/domain/{domid}/{NODE}/ask", '{"number": 5, "rw": "format"}')
     assert GuestLine(dom0, domid, patience=10).run(CASE, "xvda", 0.5) == RESULT
@@ -203,7 +208,8 @@ def test_no_file_is_measured_on(tmp_path: Path) -> None:
 
 def vbd(kind: str, number: int, more: dict[str, str] = {}, domid: int = 3) -> dict[str, bytes | str]:
     front, back = f"/local/domain/{domid}/device/vbd/{number}", f"/local/domain/0/backend/{kind}/{domid}/{number}"
-    return {f"/libxl/{domid}/device/vbd/{number}/backend": back, f"{front}/state": "4", f"{back}/state": "4", f"{back}/mode": "w",
+    return {f"/libxl/{domid}/device/vbd/{number}/backend": back,
+            f"{front}/state": "4", f"{back}/state": "4", f"{back}/mode": "w",
             f"{back}/params": "/dev/ram0", f"{back}/sectors": "2048", f"{back}/sector-size": "512",
             **{f"{back}/{name}": value for name, value in more.items()}}
 
