@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class Guest:
         self._thread.start()
 
     def _serve(self) -> None:
-        with open_domain(f"{self._uri}#{self._domid}") as domain:
+        with suppress(SystemExit), open_domain(f"{self._uri}#{self._domid}") as domain:
             serve(domain.store, self._say, self._run, Machine(1, "6.1", "3.33"))
 
     def _say(self, text: str) -> None:
