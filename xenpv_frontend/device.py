@@ -344,7 +344,9 @@ class Device:
             log.warning("%s: the keys of its ring stay in the store: %s", self.name, error)
 
     def _agreed_stamp(self, adverts: BackendAdverts) -> str | None:
-        """The unit of stamps on the rings to come, with a clock for it. Raises DeviceError, TimePageError."""
+        """The unit of stamps on the rings to come, with a clock for it. A disk in use lives on without. Raises DeviceError,
+        TimePageError.
+        """
         wanted = self.settings.stamp
         if self._clock is None or adverts.stamp in (wanted, "us"):
             if self._clock is not None:
@@ -352,7 +354,11 @@ class Device:
             return wanted
         mend = (f"start it with --stamp {wanted}" if wanted != "us" or self.place.backend_domid == 0
                 else "it is in a driver domain, whose clock is another one: stamp in ticks")
-        raise DeviceError(f"{self.name}: the backend offers no stamps in {wanted}: {mend}")
+        refusal = f"{self.name}: the backend offers no stamps in {wanted}: {mend}"
+        if not self._settled.is_set():
+            raise DeviceError(refusal)
+        log.warning("%s; until then requests count as of unknown time", refusal)
+        return None
 
     def _ahead_ns(self) -> int | None:
         """As a queue's `time_ahead_ns`: no time for one that would stamp and may not."""

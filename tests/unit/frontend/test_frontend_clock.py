@@ -183,6 +183,55 @@ def test_the_keeper_ties_by_itself_and_nobody_else_reads_the_page(
     assert readers == {"xenpv-xvda"}
 
 
+def renewed(backend: FakeBackend, disk: Disk, adverts: BackendAdverts) -> None:
+    """Another backend takes over with a request in flight; it offers less, so a new ring is made. All data is right."""
+    before = len(backend.requests)
+    backend.answer = lambda request, response: None
+    results: list[bytes] = []
+    thread = threading.Thread(target=lambda: results.append(disk.read(0, 512)))
+    thread.start()
+    backend.wait_requests(before + 1)
+    backend.answer = lambda request, response: response
+    with backend._lock:
+        backend.withheld.clear()
+        backend.adverts = adverts
+        for name, value in {"feature-xenpv-stamp": adverts.stamp, "feature-xenpv-notify-flag": "0"}.items():
+            if value is None:
+                backend.store.remove(f"{backend.place.backend}/{name}")
+            else:
+                backend.set(name, value)
+        backend.set("state", "4")
+    thread.join(20)
+    assert results == [bytes(backend.data[:512])] and backend.attached == 2
+
+
+@pytest.mark.parametrize("unit", ["tick", "us"])
+def test_a_disk_outlives_a_backend_that_offers_stamps(
+        scene: Scene, stamping: FakeBackend, open_disk: Open, unit: str, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("xenpv_frontend.device.DRAIN_SECONDS", 0.1)
+    disk = open_disk(stamp=unit)
+    assert stamping.frontend_key("xenpv-stamp") == unit.encode()
+    renewed(stamping, disk, BackendAdverts())
+    assert stamping.frontend_key("xenpv-stamp") is None and "offers no stamps" in caplog.text
+    before = disk.stats()
+    assert disk.read(0, 4096) == stamping.data[:4096]
+    after = disk.stats()
+    assert after.stages_unknown - before.stages_unknown == after.requests - before.requests > 0
+    assert not any(sample.known for sample in disk.samples())
+
+
+@pytest.mark.parametrize("unit", ["tick", "us"])
+def test_a_disk_outlives_the_publisher_and_a_backend(
+        scene: Scene, stamping: FakeBackend, open_disk: Open, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xenpv_frontend.device.DRAIN_SECONDS", 0.1)
+    disk = open_disk(stamp=unit)
+    scene.do(Fault.KILL)
+    renewed(stamping, disk, BackendAdverts(stamp="us"))
+    assert stamping.frontend_key("xenpv-stamp") == unit.encode()
+    assert disk.read(0, 4096) == stamping.data[:4096]
+
+
 def test_who_opens_a_disk_hears_that_there_are_no_stamps(scene: Scene, backend: FakeBackend, open_disk: Open) -> None:
     with pytest.raises(DeviceError, match="offers no stamps in tick"):
         open_disk(stamp="tick")
