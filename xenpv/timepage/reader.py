@@ -94,7 +94,9 @@ class Follower(Closing):
         self._looked_ns = 0
 
     def snapshot(self) -> tuple[Snapshot, int]:
-        """A copy, and the own clock right before it. Raises TimePageError, TimeStaleError among them."""
+        """A copy, and the own clock beside it: right before it, but after its tick began. Raises TimePageError,
+        TimeStaleError among them.
+        """
         if self._view is None:
             self._find()
         try:
@@ -123,8 +125,10 @@ class Follower(Closing):
 
     def _copy(self) -> tuple[Snapshot, int]:
         assert self._view is not None
-        own_ns = self._clock()
+        before, own_ns = self._view.tick(), self._clock()
         copy = self._view.read()
+        if copy.tick != before:
+            own_ns = self._clock()  # written in between: one that is noted late is late, but early it would tie the clocks
         if copy.tick != self._tick:
             self._tick, self._changed_ns = copy.tick, own_ns
         return copy, own_ns

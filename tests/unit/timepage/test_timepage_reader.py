@@ -127,6 +127,22 @@ def test_a_tie_is_as_good_as_the_look_at_the_clock(scene: Scene, drift: int) -> 
         scene.offset += drift
 
 
+@pytest.mark.parametrize("away", [0.0003, 0.0011])
+def test_no_change_is_noted_before_it_was_there(scene: Scene, away: float) -> None:
+    """Whoever reads the page may lose the processor between the look at the clock and the copy."""
+    def look() -> int:
+        now = scene.now_ns
+        scene.advance(away)
+        return now
+
+    reader = Reader(scene.locate, clock=look, sleep=scene.advance)
+    reader.settle()
+    for _ in range(100):
+        scene.advance(TICK / 7)
+        reader.read()
+        assert reader.ahead_ns is not None and 0 <= reader.ahead_ns <= Scene.tick_nsec
+
+
 def test_a_tie_sleeps_but_for_a_millisecond_a_tick(scene: Scene) -> None:
     watched = Watched(scene)
     reader = watched.reader()
