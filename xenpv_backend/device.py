@@ -24,6 +24,8 @@ from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, Back
                           FrontendRings, Role, Situation, Step, VbdPlace, XenbusState, next_step, parse_state)
 
 from .connection import Agreement, Attached
+from .described import describe_storage, layers_of, summary
+from .error_node import ErrorNode
 from .keys import Keys, read
 from .log import VbdLog
 from .offers import adverts_of, check_whole, facts_of
@@ -31,7 +33,6 @@ from .opening import InThread, Opener, StillOpeningError
 from .options import BackendOptions
 from .queue import Queue
 from .storage import Storage, StorageBusyError, open_storage
-from .storage.base import Describes
 from .storage.bundle import BUNDLE_KEY, bundle_id
 
 STEPS_PER_TURN = 6
@@ -86,7 +87,7 @@ class Device:
         self._complaint = ""
         self._refused = False
         self._draining_since: float | None = None
-        self._error_said = False
+        self._reason = ErrorNode(store, place, self._log)
         self._fault: XenpvError | None = None
         self._state = XenbusState.UNKNOWN
         self._sector_size = 512
@@ -235,7 +236,7 @@ class Device:
             self._close_storage()
             self._connector.forget(self.place)  # also what a predecessor left
         if step.state is XenbusState.CONNECTED:
-            self._unsay_error()
+            self._reason.unsay()
         if step.state is not None:
             self._log.guest(f"{step.why}: state {int(now.own)} to {int(step.state)}{self._summary(step)}")
         elif Action.ADOPT in step.actions:
@@ -286,7 +287,7 @@ class Device:
         self._refused = now.peer is XenbusState.INITIALISING
         if now.own is not XenbusState.CLOSED:
             self._write(now.own, FAILED.state, {})
-        self._say_error(str(error))
+        self._reason.say(str(error))
 
     def _may_wait(self, now: Situation, step: Step, error: XenpvError) -> bool:
         """Whether the step is tried again later: what stopped it ends by itself, or must not end a guest's disk."""
@@ -301,7 +302,7 @@ class Device:
         if isinstance(error, StillOpeningError) and waited < OPEN_PATIENCE and not adopting:
             self._trying_since = since
             self._try_again(OPEN_PATIENCE - waited, str(error))
-            self._say_error(str(error))  # whoever attaches has less patience
+            self._reason.say(str(error))  # whoever attaches has less patience
             return True
         if isinstance(error, StorageBusyError) and waited < STORAGE_PATIENCE:
             pause = SOON
@@ -399,7 +400,7 @@ class Device:
         self._disconnect(keep=False)
         self._close_storage()
         self._close_watch()
-        self._unsay_error()
+        self._reason.unsay()
         self._connector.forget(self.place)
         self._log.info("has ended")
 
@@ -443,54 +444,23 @@ class Device:
             self._write(XenbusState.CONNECTED, XenbusState.CONNECTED, {"sectors": sectors})
             self._log.info(f"has {sectors} sectors now")
 
-    @property
-    def _error_path(self) -> str:
-        """Where Linux's drivers leave the reason too (drivers/xen/xenbus/xenbus_client.c), for the toolstack."""
-        top, _, rest = self.place.backend.partition("/backend/")
-        return f"{top}/error/backend/{rest}/error"
-
-    def _say_error(self, text: str) -> None:
-        try:
-            self._store.write(self._error_path, text[:1000])
-            self._error_said = True
-        except StoreError as error:
-            self._log.guest(f"cannot say why in the store: {error}", logging.ERROR)
-
-    def _unsay_error(self) -> None:
-        if not self._error_said:
-            return
-        self._error_said = False
-        try:
-            self._store.remove(self._error_path.removesuffix("/error"))
-        except StoreError as error:
-            self._log.guest(f"cannot remove {self._error_path}: {error}", logging.ERROR)
-
     def describe(self) -> dict[str, Any]:
         """For people and JSON: the state, the storage, what was negotiated, the counters."""
         about: dict[str, Any] = {"domid": self.place.frontend_domid, "devid": self.place.devid,
                                  "backend": self.place.backend, "state": int(self._state),
                                  "connected": self._connection is not None, "opening": self.opening}
         if self._storage is not None:
-            facts = self._storage.facts
-            about["storage"] = {"name": self._storage.name, "cache": self._storage.cache, "readonly": facts.readonly,
-                                "size": facts.size, "sector_size": facts.sector_size, "discard": facts.discard}
-            if isinstance(self._storage, Describes):
-                about["storage"]["layers"] = dict(self._storage.describe())
+            about["storage"] = describe_storage(self._storage)
         if self._connection is not None:
             about |= self._connection.describe()
         return about
 
     def degraded(self) -> str | None:
         """What is wrong with a storage that works all the same, in words."""
-        layers: Mapping[str, Any] = self._storage.describe() if isinstance(self._storage, Describes) else {}
-        return str(layers["degraded"]) if layers.get("degraded") else None
+        degraded = layers_of(self._storage).get("degraded")
+        return str(degraded) if degraded else None
 
     def _summary(self, step: Step) -> str:
         if self._connection is None or self._storage is None or Action.DISCONNECT in step.actions[-1:]:
             return ""
-        about = self._connection.describe()
-        words = [f"{self._storage.name} ({'read-only, ' if self._storage.facts.readonly else ''}{self._storage.cache})",
-                 f"{about['queues']} x {about['ring_entries']} entries", str(about["protocol"]), str(about["engine"])]
-        words += [name for name, there in (("notify-flag", about["notify_flag"]), ("persistent", about["persistent"]),
-                                           (f"stamps in {about['stamp']}", about["stamp"])) if there]
-        return ": " + ", ".join(words)
+        return f": {summary(self._storage, self._connection.describe())}"
