@@ -16,7 +16,8 @@ Requires = Callable[[str], str]
 SIZE = 1 << 20
 
 
-@pytest.fixture(params=["nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2", "qemu-storage-daemon"])
+@pytest.fixture(params=["nbdkit memory", "nbdkit file", "qemu-nbd raw", "qemu-nbd qcow2", "qemu-nbd vpc",
+                        "qemu-storage-daemon"])
 def server(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path, until: Until) -> Iterator[NbdServer]:
     requires("libnbd.so.0")
     image = tmp_path / "disk.img"
@@ -30,10 +31,10 @@ def server(request: pytest.FixtureRequest, requires: Requires, tmp_path: Path, u
             made = qemu_nbd(requires, tmp_path, until, "-f", "raw", "--discard=unmap", str(image))
         case "qemu-storage-daemon":
             made = qemu_storage_daemon(requires, tmp_path, until, image)
-        case _:
-            qcow = tmp_path / "disk.qcow2"
-            subprocess.run([requires("qemu-img"), "convert", "-O", "qcow2", image, qcow], check=True)
-            made = qemu_nbd(requires, tmp_path, until, "-f", "qcow2", "--discard=unmap", str(qcow))
+        case other:
+            format, converted = other.removeprefix("qemu-nbd "), tmp_path / "converted"
+            subprocess.run([requires("qemu-img"), "convert", "-O", format, image, converted], check=True)
+            made = qemu_nbd(requires, tmp_path, until, "-f", format, "--discard=unmap", str(converted))
     with made:
         yield made
 
