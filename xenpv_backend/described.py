@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .storage import Storage
-from .storage.base import Describes
+from .storage.base import Describes, foreign_error
 
 
 def describe_storage(storage: Storage) -> dict[str, Any]:
@@ -19,7 +19,12 @@ def describe_storage(storage: Storage) -> dict[str, Any]:
 
 def layers_of(storage: Storage | None) -> Mapping[str, Any]:
     """See Describes.describe; empty for a storage that has nothing to say."""
-    return storage.describe() if isinstance(storage, Describes) else {}
+    if not isinstance(storage, Describes):
+        return {}
+    try:
+        return storage.describe()
+    except Exception as error:  # a plug-in's, whatever it is: the other disks are shown
+        return {"degraded": str(foreign_error(storage.name, error))}
 
 
 def summary(storage: Storage, about: Mapping[str, Any]) -> str:

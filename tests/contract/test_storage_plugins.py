@@ -8,28 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.plug_ins import install, install_example
 from tests.support.storages import read
 from xenpv.errors import StorageError
 from xenpv.testing import storage as contract
 from xenpv.wire.blkif import Status
 from xenpv_backend.storage import is_filter, open_storage, plug_ins
 from xenpv_backend.storage.layers import asynchronous
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "storage.md"
-
-
-def fenced(language: str) -> str:
-    """The first block of `language` in the document."""
-    return DOCUMENT.read_text().partition(f"```{language}\n")[2].partition("```")[0]
-
-
-def install(folder: Path, name: str, module: str, points: str) -> None:
-    """What pip leaves of a distribution, in a folder of sys.path."""
-    (folder / f"{name}.py").write_text(module)
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(points)
 
 
 @pytest.fixture
@@ -44,12 +29,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def example(site: Path) -> None:
-    """As setup.cfg writes it, entry points are indented lines of one option; pip writes them as sections."""
-    points, section = "", ""
-    for line in fenced("ini").splitlines()[1:]:
-        section = line.partition(" =")[0]
-        points += f"[{section}]\n" if not line.startswith(" ") else f"{line.strip()}\n"
-    install(site, "xenpv_sparse", fenced("python"), points)
+    install_example(site)
 
 
 @pytest.mark.parametrize("check", contract.STORAGE_CHECKS)

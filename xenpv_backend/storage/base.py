@@ -18,6 +18,11 @@ class StorageBusyError(StorageError):
     """Another process holds the storage; it may let go in a moment, so asking again makes sense."""
 
 
+def foreign_error(name: str, error: BaseException) -> StorageError:
+    """An exception that is none of ours, a plug-in's, as one of ours: in one line that begins with `name`."""
+    return StorageError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
 @dataclass(frozen=True, slots=True)
 class StorageFacts:
     """What a disk on this storage is. Sizes are bytes, but for `sectors`."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from xenpv.errors import StorageError, XenpvError
 
-from .base import SECTOR, Storage, StorageFacts
+from .base import SECTOR, Storage, StorageFacts, foreign_error
 from .layers import AsyncStorage, asynchronous, held_to_the_rules
 from .target import Parameters, parse_target
 
@@ -152,8 +152,8 @@ def _guarded(word: str, function: Callable[[], Any]) -> Any:
         return function()
     except XenpvError:
         raise
-    except Exception as error:  # a plug-in's, whatever it is: the disk is refused, the backend goes on
-        raise StorageError(f"{word}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a plug-in's, whatever it is: the disk is refused, the backend goes on
+        raise foreign_error(word, error) from error
 
 
 def check_facts(word: str, facts: StorageFacts, readonly: bool) -> None:
