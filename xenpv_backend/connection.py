@@ -97,6 +97,14 @@ class Attached(Protocol):
         ...
 
 
+class Connects(Protocol):
+    """What a `Device` needs of a Connector."""
+
+    def connect(self, agreement: Agreement) -> Attached: ...
+
+    def forget(self, place: VbdPlace) -> None: ...
+
+
 class Connection:
     """Rings that are served. Attaches every queue of `agreement`; see Connector."""
 

@@ -8,6 +8,7 @@
 A request is an object with a key ``verb``; the answer is one with ``ok``, and ``error`` when that is false.
 
 RULES
+- A client's requests are answered in their order, each when its verb has ended. Other clients need not wait for that.
 - Nobody holds the backend up for longer than a second: a client that sends too much, or does not read, is dropped.
 """
 
@@ -18,6 +19,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,11 @@ UNREAD_MAX = 16 << 20
 CLIENTS_MAX = 32
 
 ANSWER_TIMEOUT = 30.0
-"""Seconds that request() waits: a resize waits for what is in flight."""
+"""Seconds that request() waits: a resize waits for what is in flight, and for the storage's server."""
 
-Verb = Callable[[dict[str, Any]], dict[str, Any]]
+Answer = dict[str, Any]
+Verb = Callable[[dict[str, Any]], Answer | Future[Answer]]
+"""A future is done on the loop's thread."""
 
 
 class Control:
@@ -70,27 +74,38 @@ class Control:
         connection.setblocking(False)
         self._clients.add(_Client(self, connection))
 
-    def answer(self, line: bytes) -> bytes:
-        """The answer to one request."""
+    def begin(self, line: bytes) -> Future[Answer]:
+        """What one request is answered with, now or later."""
+        done = Future[Answer]()
+        try:
+            found = self._do(line)
+        except Exception as error:  # of whatever kind: _reply_of() has the words
+            done.set_exception(error)
+            return done
+        if isinstance(found, Future):
+            return found
+        done.set_result(found)
+        return done
+
+    def _do(self, line: bytes) -> Answer | Future[Answer]:
         try:
             request = json.loads(line)
-            if not isinstance(request, dict):
-                raise UsageError("a request is a JSON object with a verb")
-            verb = self._verbs.get(str(request.get("verb")))
-            if verb is None:
-                raise UsageError(f"unknown verb {request.get('verb')!r}: one of {', '.join(self._verbs)}")
-            reply = {"ok": True, **verb(request)}
-        except XenpvError as error:
-            reply = {"ok": False, "error": str(error)}
         except (ValueError, RecursionError) as error:
-            reply = {"ok": False, "error": f"a request is one line of JSON: {error}"}
-        return json.dumps(reply).encode() + b"\n"
+            raise UsageError(f"a request is one line of JSON: {error}") from error
+        if not isinstance(request, dict):
+            raise UsageError("a request is a JSON object with a verb")
+        verb = self._verbs.get(str(request.get("verb")))
+        if verb is None:
+            raise UsageError(f"unknown verb {request.get('verb')!r}: one of {', '.join(self._verbs)}")
+        return verb(request)
 
     def register(self, fd: int, callback: Callable[[], None]) -> None:
         self._loop.add(fd, callback)
 
-    def forget(self, client: _Client, fd: int) -> None:
+    def unregister(self, fd: int) -> None:
         self._loop.remove(fd)
+
+    def forget(self, client: _Client) -> None:
         self._clients.discard(client)
 
     def close(self) -> None:
@@ -102,11 +117,25 @@ class Control:
             self._path.unlink(missing_ok=True)
 
 
+def _reply_of(asked: Future[Answer]) -> bytes:
+    """The line that is sent when it is done."""
+    try:
+        reply = {"ok": True, **asked.result()}
+    except XenpvError as error:
+        reply = {"ok": False, "error": str(error)}
+    except Exception as error:  # a bug of ours: the disks are served on
+        LOGGER.error("control socket: internal error: %s: %s", type(error).__name__, error)
+        reply = {"ok": False, "error": f"internal error: {type(error).__name__}: {error}"}
+    return json.dumps(reply).encode() + b"\n"
+
+
 class _Client:
     def __init__(self, control: Control, connection: socket.socket) -> None:
         self._control = control
         self._connection = connection
         self._input = bytearray()
+        self._asked: Future[Answer] | None = None
+        self._said_all = False
         control.register(connection.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -117,13 +146,47 @@ class _Client:
         except OSError:
             data = b""
         self._input += data
+        if not data:
+            self._said_all = True
+            self._control.unregister(self._connection.fileno())
+        if self._asked is None:
+            self._go_on()
+        elif len(self._input) > LINE_MAX or (self._said_all and self._is_gone()):
+            self.close()
+
+    def _is_gone(self) -> bool:
+        """Whether the client, which says no more, does not read either."""
+        try:
+            self._connection.send(b"")
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def _go_on(self) -> None:
+        """Answer one line after the other, as far as they are there and can be answered now."""
         while (end := self._input.find(b"\n")) >= 0:
             line = bytes(self._input[:end])
             del self._input[:end + 1]
-            if not self._send(self._control.answer(line)):
+            asked = self._control.begin(line)
+            if not asked.done():
+                self._asked = asked
+                asked.add_done_callback(self._answered)
+                return
+            if not self._send(_reply_of(asked)):
                 self.close()
                 return
-        if not data or len(self._input) > LINE_MAX:
+        if self._said_all or len(self._input) > LINE_MAX:
+            self.close()
+
+    def _answered(self, asked: Future[Answer]) -> None:
+        self._asked = None
+        if self._connection.fileno() < 0:
+            return
+        if self._send(_reply_of(asked)):
+            self._go_on()
+        else:
             self.close()
 
     def _send(self, answer: bytes) -> bool:
@@ -141,7 +204,9 @@ class _Client:
 
     def close(self) -> None:
         if self._connection.fileno() >= 0:
-            self._control.forget(self, self._connection.fileno())
+            if not self._said_all:
+                self._control.unregister(self._connection.fileno())
+            self._control.forget(self)
             self._connection.close()
 
 

@@ -17,7 +17,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -98,6 +100,7 @@ class Backend(Closing):
         self._waking = threading.RLock()  # held while _wake is written; a signal's handler may be in there twice
         self._halts: deque[Queue] = deque()
         self._errands: deque[Callable[[], None]] = deque()
+        self._awaited: list[threading.Thread] = []
         with contextlib.ExitStack() as made:
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             made.callback(os.close, self._wake)
@@ -107,11 +110,12 @@ class Backend(Closing):
             made.callback(self._clean)
             self._clock = made.enter_context(Clock(domain, self._loop, self.soon))
             self._pool = made.enter_context(ServicePool(self._on_halt, self._on_drained, engine=options.storage_engine))
+            made.callback(self._await)
             connector = Connector(domain, self._directory, self._pool, lambda: self.options, self._clock)
             self._loop.add(self._wake, self._woken)
             self._watcher = Watcher(self._store, domain.domid, self._loop, lambda place: Device(
                 place, self._store, connector, lambda: self.options.settled(is_xen(domain)),
-                in_thread=lambda function: self._run(place, function)),
+                in_thread=partial(self._run, place)),
                 takes=lambda place: is_offered(domain, place))
             made.callback(self._watcher.close)
             self._first_turn()
@@ -157,13 +161,21 @@ class Backend(Closing):
         """In a thread of the pool."""
         self.soon(lambda: self._watcher.drained(queue))
 
-    def _run(self, place: VbdPlace, function: Callable[[], None]) -> None:
-        """Run it in a thread of its own, then give the Device of `place` its turn."""
+    def _run(self, place: VbdPlace, function: Callable[[], None], *, awaited: bool) -> None:
+        """See InThread: the Device of `place` has its turn then."""
         def run() -> None:
             function()
             self.soon(lambda: self._watcher.due(place))
 
-        threading.Thread(target=run, name="xenpv-open", daemon=True).start()
+        thread = threading.Thread(target=run, name="xenpv-open", daemon=True)
+        thread.start()
+        if awaited:
+            self._awaited = [other for other in self._awaited if other.is_alive()] + [thread]
+
+    def _await(self) -> None:
+        """Until every storage that was let go is closed."""
+        for thread in self._awaited:
+            thread.join()
 
     def soon(self, errand: Callable[[], None]) -> None:
         """Have serve() call it in its next turn. For a signal handler, which may log nothing itself, and for any thread."""
@@ -205,13 +217,13 @@ class Backend(Closing):
         found = ((place, device.degraded()) for place, device in self._watcher.devices.items())
         return [f"domid {place.frontend_domid} devid {place.devid}: {words}" for place, words in found if words]
 
-    def _resize(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _resize(self, request: dict[str, Any]) -> Future[dict[str, Any]]:
         size = request.get("bytes")
         if size is not None and (type(size) is not int or size <= 0):
             raise UsageError(f"bytes is a size, not {size!r}")
         for place, device in self._watcher.devices.items():
             if (place.frontend_domid, place.devid) == (request.get("domid"), request.get("devid")):
-                return {"bytes": device.resize(size)}
+                return device.resize(size)
         raise UsageError(f"there is no disk {request.get('devid')!r} of domain {request.get('domid')!r} here")
 
     def _shutdown(self, request: dict[str, Any]) -> dict[str, Any]:

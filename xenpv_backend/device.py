@@ -5,9 +5,9 @@ RULES
 - A state is written in one transaction with the keys that go with it, and only over the state that was decided upon.
 - What the frontend wrote costs the frontend: its connection ends. What is wrong on our own side while a running vbd is
   being adopted costs time: it is tried again, and the state stays Connected, for 5 or 6 would end the guest's disk.
-- A Device never waits. What has to be tried again has a `deadline`. Its storage is opened in another thread (opening.py),
-  and the state stays until it is open. A connection that is to end drains first, and until it has nothing is done and
-  nothing written: of a storage that hangs that may be for ever, and the other disks go on.
+- A Device never waits. What has to be tried again has a `deadline`. Its storage is opened, asked and closed in other
+  threads (opening.py), and the state stays until it is open. A connection that is to end drains first, and until it has
+  nothing is done and nothing written: of a storage that hangs that may be for ever, and the other disks go on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from concurrent.futures import Future
+from typing import Any
 
 from xenpv.domain import Store, Transaction
 from xenpv.errors import (DeviceError, HypervisorError, RemoteProtocolError, StorageError, StoreError,
@@ -23,16 +24,16 @@ from xenpv.errors import (DeviceError, HypervisorError, RemoteProtocolError, Sto
 from xenpv.xenbus import (CLOSING_PATIENCE, FAILED, Action, BackendAdverts, BackendNode, DiskFacts, FrontendNode,
                           FrontendRings, Role, Situation, Step, VbdPlace, XenbusState, next_step, parse_state)
 
-from .connection import Agreement, Attached
+from .connection import Agreement, Attached, Connects
 from .described import describe_storage, layers_of, summary
 from .error_node import ErrorNode
 from .keys import Keys, read
 from .log import VbdLog
 from .offers import adverts_of, check_whole, facts_of
-from .opening import InThread, Opener, StillOpeningError
+from .opening import InThread, Opener, StillOpeningError, at_once
 from .options import BackendOptions
 from .queue import Queue
-from .storage import Storage, StorageBusyError, open_storage
+from .storage import Storage, StorageBusyError, StorageFacts, open_storage
 from .storage.bundle import BUNDLE_KEY, bundle_id
 
 STEPS_PER_TURN = 6
@@ -52,14 +53,6 @@ _FLAG_ADVERT = "feature-xenpv-notify-flag"
 _INDIRECT_ADVERT = "feature-max-indirect-segments"
 
 
-class Connects(Protocol):
-    """What a Device needs of connection.Connector."""
-
-    def connect(self, agreement: Agreement) -> Attached: ...
-
-    def forget(self, place: VbdPlace) -> None: ...
-
-
 class Device:
     """A vbd that this backend serves. For one thread.
 
@@ -68,7 +61,7 @@ class Device:
     """
 
     def __init__(self, place: VbdPlace, store: Store, connector: Connects, options: Callable[[], BackendOptions], *,
-                 clock: Callable[[], float] = time.monotonic, in_thread: InThread = lambda function: function()) -> None:
+                 clock: Callable[[], float] = time.monotonic, in_thread: InThread = at_once) -> None:
         self.place = place
         self.ended = False
         self.deadline: float | None = None
@@ -80,6 +73,7 @@ class Device:
         self._log = VbdLog(place, clock=clock)
         self._storage: Storage | None = None
         self._opener = Opener(in_thread)
+        self._resizing: Future[dict[str, Any]] | None = None
         self._connection: Attached | None = None
         self._announced = False
         self._closing_since: float | None = None
@@ -126,6 +120,7 @@ class Device:
         self.deadline = None
         if self.ended:
             return
+        self._end_resize()
         for _ in range(STEPS_PER_TURN):
             now = self._look()
             step = FAILED if self._fault is not None else next_step(now)
@@ -406,10 +401,11 @@ class Device:
 
     def _close_storage(self) -> None:
         storage, self._storage = self._storage, None
-        self._opener.give_up()
+        self._opener.close(storage)
         self._announced = False
-        if storage is not None:
-            storage.close()
+        resizing, self._resizing = self._resizing, None
+        if resizing is not None:
+            resizing.set_exception(self._not_connected())
 
     def _close_watch(self) -> None:
         try:
@@ -419,21 +415,53 @@ class Device:
 
     # Asked for from outside.
 
-    def resize(self, size: int | None = None) -> int:
-        """Give the disk its storage's size, which becomes `size` bytes first unless that is None. Returns it.
+    def resize(self, size: int | None = None) -> Future[dict[str, Any]]:
+        """Give the disk its storage's size, which becomes `size` bytes first unless that is None.
 
-        Raises StorageError, StoreError; DeviceError when the disk is not connected.
+        The result is there after a turn(): ``bytes``. It, or this call, raises StorageError, StoreError; DeviceError when the
+        disk is not connected, or is being resized already.
         """
         if self._connection is None or self._storage is None or self._draining_since is not None:
-            raise DeviceError(f"domid {self.place.frontend_domid} devid {self.place.devid} is not connected: its size "
-                              "is read when it is")
+            raise self._not_connected()
+        if self._resizing is not None:
+            raise DeviceError(f"{self._name} is being resized already: wait until that has ended")
         if size is not None:
             check_whole(size, self._sector_size)
-        facts = self._storage.refresh() if size is None else self._storage.grow(size)
+        self._opener.ask(self._storage, size)
+        self._resizing = resizing = Future[dict[str, Any]]()
+        self._end_resize()
+        return resizing
+
+    def _end_resize(self) -> None:
+        """The storage may have answered."""
+        resizing = self._resizing
+        if resizing is None:
+            return
+        try:
+            facts = self._opener.answer()
+            if facts is None:
+                return
+            self._resized(facts)
+        except XenpvError as error:
+            self._resizing = None
+            resizing.set_exception(error)
+        else:
+            self._resizing = None
+            resizing.set_result({"bytes": facts.size})
+
+    def _resized(self, facts: StorageFacts) -> None:
         check_whole(facts.size, self._sector_size)
+        if self._connection is None or self._draining_since is not None:
+            raise self._not_connected()
         self._connection.resize(facts.sectors)
         self._say_size()
-        return facts.size
+
+    @property
+    def _name(self) -> str:
+        return f"domid {self.place.frontend_domid} devid {self.place.devid}"
+
+    def _not_connected(self) -> DeviceError:
+        return DeviceError(f"{self._name} is not connected: its size is read when it is")
 
     def _say_size(self) -> None:
         """Tell the frontend the size, unless it stands there: the same state written again makes it look."""
@@ -448,7 +476,8 @@ class Device:
         """For people and JSON: the state, the storage, what was negotiated, the counters."""
         about: dict[str, Any] = {"domid": self.place.frontend_domid, "devid": self.place.devid,
                                  "backend": self.place.backend, "state": int(self._state),
-                                 "connected": self._connection is not None, "opening": self.opening}
+                                 "connected": self._connection is not None, "opening": self.opening,
+                                 "resizing": self._resizing is not None}
         if self._storage is not None:
             about["storage"] = describe_storage(self._storage)
         if self._connection is not None:

@@ -63,6 +63,13 @@ def test_the_backend_ends_every_turn_as_it_began(tmp_path: Path, until: Until, p
 
                 turn()  # what is made once: a segment that the guest keeps for the next grant, a thread's arena
                 before = now()
+
+                def settled() -> bool:
+                    nonlocal before
+                    last, before = before, now()
+                    return last == before
+
+                until(settled, "the thread that closes the storage has ended")
                 for _ in range(TURNS):
                     turn()
                 until(lambda: now() == before, f"after {TURNS} turns more all counts are what they were after one")

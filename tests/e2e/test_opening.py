@@ -1,13 +1,20 @@
-"""A disk whose server takes the connection and never answers: the others come, work and go meanwhile."""
+"""A disk whose server takes the connection and does not answer, be it opened, resized or closed: the others come, work and go
+meanwhile.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import pytest
 
+from tests.support.nbd import NbdServer, Until, nbdkit
 from tests.support.raw_frontend import RawFrontend, wait_state
 from tests.support.served import SIZE, Served, served
 from tests.support.world import new_world, serving
@@ -83,3 +90,47 @@ def test_a_backend_that_starts_beside_it_serves_the_others(tmp_path: Path, serve
         with serving(bare.dom0, bare.run), RawFrontend(bare.guest, place) as frontend:
             assert frontend.io(Op.READ, 0, 4096) == (0, bytes(4096))
             server.close()
+
+
+@pytest.fixture
+def hanging(requires: Callable[[str], str], tmp_path: Path, until: Until,
+            monkeypatch: pytest.MonkeyPatch) -> Iterator[NbdServer]:
+    """A server with an image of the size SIZE, which may be stopped; whoever waits for it does so until it goes on."""
+    requires("libnbd.so.0")
+    monkeypatch.setattr("xenpv_backend.storage.nbd.storage.CONNECT_PATIENCE", 600.0)
+    monkeypatch.setattr("xenpv_backend.storage.nbd.storage.CLOSE_PATIENCE", 600.0)
+    (tmp_path / "exported").write_bytes(bytes(SIZE))
+    with nbdkit(requires, tmp_path, until, "file", str(tmp_path / "exported")) as server:
+        yield server
+
+
+@contextmanager
+def stopped(server: NbdServer) -> Iterator[None]:
+    """It takes connections, and does nothing else until the end of the block."""
+    server.signal(SIGSTOP)
+    try:
+        yield
+    finally:
+        server.signal(SIGCONT)
+
+
+def test_a_resize_waits_alone(tmp_path: Path, hanging: NbdServer, until: Until) -> None:
+    with served(tmp_path / "world") as world, ThreadPoolExecutor(1) as asks:
+        with RawFrontend(world.guest, world.attach(hanging.uri, devid=HANGING)) as frontend:
+            os.truncate(tmp_path / "exported", 2 * SIZE)
+            with stopped(hanging):
+                resize = asks.submit(world.ask, "resize", domid=world.guest.domid, devid=HANGING)
+                until(lambda: world.ask("list")["devices"][0]["resizing"], "the storage is asked")
+                works(world)
+                assert not resize.done()
+            assert resize.result(30) == {"bytes": 2 * SIZE}
+            assert frontend.io(Op.READ, SIZE // 512, 4096) == (0, bytes(4096))
+
+
+def test_a_close_waits_alone(tmp_path: Path, hanging: NbdServer) -> None:
+    with served(tmp_path / "world") as world:
+        frontend = RawFrontend(world.guest, world.attach(hanging.uri, devid=HANGING))
+        with stopped(hanging):
+            frontend.close()
+            frontend.wait_backend(XenbusState.CLOSED)
+            works(world)

@@ -11,6 +11,7 @@ from tests.support.backend_process import ROOT, BackendProcess
 from tests.support.plug_ins import install, install_example
 from tests.support.raw_frontend import RawFrontend, wait_state
 from tests.support.world import World, new_world
+from xenpv.errors import DeviceError
 from xenpv.wire.blkif import Op
 from xenpv.xenbus import XenbusState
 from xenpv_backend.control import request
@@ -30,6 +31,7 @@ def exits(opening):
 class Silent(SimpleStorage):
     name, facts = "silent", StorageFacts(2048, False)
     def read(self, offset, data): data[:] = b"s" * len(data)
+    def refresh(self): raise RuntimeError("say nothing of my size")
     def describe(self): raise RuntimeError("say nothing of me")
 
 def silent(opening): return Silent()
@@ -96,10 +98,12 @@ def test_a_plug_in_that_does_not_open_costs_its_own_disk(world: World, backend: 
     assert all(line.startswith("xenpv backend: ") for line in log.splitlines()), log
 
 
-def test_a_plug_in_that_fails_to_describe_itself(world: World, backend: BackendProcess) -> None:
+def test_a_plug_in_that_fails_when_it_is_asked_for_more(world: World, backend: BackendProcess) -> None:
     """Its disk is served and shown, and the others' are."""
     with RawFrontend(world.guest, world.attach("silent:", devid=OTHER)) as frontend:
         assert frontend.io(Op.READ, 0, 512) == (0, b"s" * 512)
+        with pytest.raises(DeviceError, match="^silent: RuntimeError: say nothing of my size$"):
+            request(world.run, "resize", domid=world.guest.domid, devid=OTHER)
         shown, = request(world.run, "list")["devices"]
         assert shown["storage"]["layers"] == {"degraded": "silent: RuntimeError: say nothing of me"}
         works(world)

@@ -448,7 +448,7 @@ def test_store_that_fails_is_asked_again(bench: Bench) -> None:
 def test_resize(bench: Bench) -> None:
     connection = connected(bench)
     bench.store.written.clear()
-    assert bench.device.resize(2 << 20) == 2 << 20
+    assert bench.device.resize(2 << 20).result(0) == {"bytes": 2 << 20}
     assert connection.sectors == 4096
     assert bench.store.written == [(f"{PLACE.backend}/sectors", b"4096"), (f"{PLACE.backend}/state", b"4")]
 
