@@ -160,7 +160,7 @@ class Opener:
         try:
             self._in_thread(attempt.run, awaited=attempt.asks)
         except RuntimeError as error:  # nothing has begun that could end
-            raise StorageError(f"{name} wants a thread and there is none to be had ({error}): raise the limit of tasks (ulimit -u, "
-                               "TasksMax)") from error
+            raise StorageError(f"{name} wants a thread, and there is none to be had ({error}): raise the limit of tasks "
+                               "(ulimit -u, TasksMax)") from error
         self._attempt = attempt
         return attempt
