@@ -175,10 +175,9 @@ def test_closing_what_was_given_up_may_fail(bench: SlowBench, caplog: pytest.Log
 
 def test_without_a_thread_it_is_tried_again(bench: SlowBench) -> None:
     """An adopted disk, whose guest waits: nothing has begun, so nobody waits for its end."""
-    bench.turn()
-    bench.opened()
-    assert bench.publish() == "4"
+    bench.connect()
     bench.device.detach()
+    bench.begun.pop()()
     no_thread = [RuntimeError("can't start new thread")]
 
     def in_thread(function: Callable[[], None], *, awaited: bool) -> None:
