@@ -193,14 +193,14 @@ def test_without_a_thread_it_is_tried_again(bench: SlowBench) -> None:
     assert bench.turn() == "4" and bench.device.describe()["connected"]
 
 
+def no_thread(function: Callable[[], None], *, awaited: bool) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 # Closing.
 
 def test_without_a_thread_it_is_closed_all_the_same(bench: SlowBench, image: Path) -> None:
     bench.connect()
-
-    def no_thread(function: Callable[[], None], *, awaited: bool) -> None:
-        raise RuntimeError("can't start new thread")
-
     bench.device._opener = Opener(no_thread)
     assert bench.peer(6) == "6" and is_free(image)
 
@@ -250,6 +250,17 @@ def test_a_disk_is_resized_once_at_a_time(bench: SlowBench) -> None:
     second = bench.device.resize()
     bench.ends()
     assert first.result(0) == second.result(0) == {"bytes": 2 << 20}
+
+
+def test_without_a_thread_it_may_be_asked_again(bench: SlowBench) -> None:
+    bench.connect()
+    opener, bench.device._opener = bench.device._opener, Opener(no_thread)
+    with pytest.raises(StorageError, match="wants a thread"):
+        bench.device.resize(2 << 20)
+    bench.device._opener = opener
+    size = bench.device.resize(2 << 20)
+    bench.ends()
+    assert size.result(0) == {"bytes": 2 << 20}
 
 
 def test_what_the_storage_refuses_is_said(bench: SlowBench) -> None:
