@@ -1,7 +1,8 @@
 """Running fio, and reading what it says.
 
 Its JSON (`--output-format=json`, fio 3.33): ``jobs[0].read``, ``.write`` and, of a mix, ``.mixed`` hold `iops`, `bw_bytes`,
-`total_ios` and `lat_ns` with the percentiles that were asked for; `error` is an errno.
+`total_ios` and `lat_ns` with the percentiles that were asked for; `error` is an errno; `usr_cpu` and `sys_cpu` are percent of
+`job_runtime`, milliseconds, of the job's thread and without fio's start and end.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class FioResult:
     p99_us: float
     cpu_seconds: float
     """Of the whole process: start and end included."""
+    run_cpu_seconds: float
+    """Of the job's thread, while it ran."""
 
 
 def job(case: Case, **more: str | int | None) -> Options:
@@ -120,8 +123,10 @@ def parse(out: str, err: str, status: int, cpu_seconds: float) -> FioResult:
         if not side["total_ios"]:
             raise FioError("fio did no I/O")
         percentile = side["lat_ns"]["percentile"]
+        share = (_number(found["usr_cpu"]) + _number(found["sys_cpu"])) / 100
         return FioResult(int(side["total_ios"]), _number(side["iops"]), _number(side["bw_bytes"]),
-                         _number(percentile["50.000000"]) / 1000, _number(percentile["99.000000"]) / 1000, cpu_seconds)
+                         _number(percentile["50.000000"]) / 1000, _number(percentile["99.000000"]) / 1000, cpu_seconds,
+                         share * _number(found["job_runtime"]) / 1000)
     except (ValueError, LookupError, TypeError) as error:
         raise FioError(f"fio's JSON is not as expected ({error!r}): this reads that of fio 3.x") from error
 

@@ -12,14 +12,13 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from xenpv.domain import Store, Watch
 from xenpv.errors import NoEntryError, StorageError, XenpvError
 
 from . import fio
-from .cases import GUEST_CASES, Case
+from .cases import Case
 from .files import work_directory
 from .guest_line import NODE, NOT_INSTALLED, Ask, Machine, encode_answer
 from .machine import program_version
@@ -54,18 +53,14 @@ def serve(store: Store, say: Callable[[str], None], run: Callable[[Ask], fio.Fio
     """Answers until it is interrupted, or somebody removes the question's node. `say` is told each line of it.
 
     `run` runs one question; None: by fio. `about`: what dom0 is told of this guest; None: what describe() finds.
-    Raises FioError for a fio that does not work.
     """
-    about = about or describe()
-    if run is None:
-        run = with_fio(0.0 if about.fio == NOT_INSTALLED else start_and_end())
     try:
         store.write(f"{NODE}/ask", "")
         store.write(f"{NODE}/answer", "")
         with store.watch(f"{NODE}/ask") as watch:
-            store.write(f"{NODE}/about", about.encode())
+            store.write(f"{NODE}/about", (about or describe()).encode())
             say("serving")
-            _answer_all(store, watch, run, say)
+            _answer_all(store, watch, run or run_fio, say)
     finally:
         with suppress(NoEntryError):  # somebody removed them all
             store.remove(NODE)
@@ -101,19 +96,8 @@ def _answer(ask: Ask, run: Callable[[Ask], fio.FioResult], say: Callable[[str], 
     return encode_answer(ask.number, found)
 
 
-def start_and_end() -> float:
-    """CPU seconds that fio takes to start and end: those of one I/O to nowhere. Raises FioError."""
+def run_fio(ask: Ask) -> fio.FioResult:
+    """Raises StorageError, FioError."""
+    check_free(Path("/dev", ask.vdev))
     with work_directory() as folder:
-        job = fio.job(GUEST_CASES["randread-4k-qd32"], ioengine="null", size=1 << 20, number_ios=1)
-        return fio.run(job, folder).cpu_seconds
-
-
-def with_fio(overhead: float) -> Callable[[Ask], fio.FioResult]:
-    """What runs a question by fio, and counts `overhead` less of its CPU seconds. It raises StorageError, FioError."""
-    def run(ask: Ask) -> fio.FioResult:
-        check_free(Path("/dev", ask.vdev))
-        with work_directory() as folder:
-            found = fio.run(fio.timed(guest_job(ask.case, ask.vdev), ask.seconds), folder, ask.seconds)
-        return replace(found, cpu_seconds=max(found.cpu_seconds - overhead, 0.0))
-
-    return run
+        return fio.run(fio.timed(guest_job(ask.case, ask.vdev), ask.seconds), folder, ask.seconds)

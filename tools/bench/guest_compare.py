@@ -35,7 +35,7 @@ EXPLANATIONS = {
     "runs": "alternating, each round beginning with another disk; each figure is the median of its runs",
     "latency": "fio's lat, in the guest: submission to completion of an I/O",
     "cpu": "all that dom0 used while fio ran in the guest, its kernel's threads and interrupts included (/proc/stat)",
-    "guest_cpu": "user and system time of fio's process in the guest, less what it takes to start and end",
+    "guest_cpu": "user and system time of fio's job in the guest, by fio, without its start and end",
 }
 """How the figures came about: a part of the output."""
 
@@ -110,7 +110,7 @@ def _run(line: GuestLine, case: Case, vdev: str, seconds: float) -> GuestMeasure
     before = machine_cpu_ns()
     found = line.run(case, vdev, seconds)
     return GuestMeasurement(found.iops, found.bytes_per_second, found.p50_us, found.p99_us,
-                            (machine_cpu_ns() - before) / 1000 / found.ios, found.cpu_seconds * 1e6 / found.ios)
+                            (machine_cpu_ns() - before) / 1000 / found.ios, found.run_cpu_seconds * 1e6 / found.ios)
 
 
 def _counters(plan: GuestPlan, disk: GuestDisk) -> dict[str, int]:

@@ -10,12 +10,15 @@ from xenpv_tools.bench import fio
 from xenpv_tools.bench.cases import CASES
 
 
+CPU = {"usr_cpu": 5.0, "sys_cpu": 20.0, "job_runtime": 500}
+
+
 def answer(**more: Any) -> dict[str, Any]:
     """What fio 3.33 says, cut to what is read, and to one key more."""
     idle = {"total_ios": 0, "iops": 0.0, "bw_bytes": 0, "lat_ns": {"min": 0}}
     busy = {"total_ios": 2000, "iops": 4000.5, "bw_bytes": 16386048,
             "lat_ns": {"percentile": {"50.000000": 1500, "99.000000": 27264}}}
-    return {"fio version": "fio-3.33", "jobs": [{"error": 0, "read": busy, "write": idle, **more}]}
+    return {"fio version": "fio-3.33", "jobs": [{"error": 0, "read": busy, "write": idle, **CPU, **more}]}
 
 
 def parsed(text: dict[str, Any] | str, err: str = "", status: int = 0) -> fio.FioResult:
@@ -23,7 +26,7 @@ def parsed(text: dict[str, Any] | str, err: str = "", status: int = 0) -> fio.Fi
 
 
 def test_a_read_is_understood() -> None:
-    assert parsed(answer()) == fio.FioResult(2000, 4000.5, 16386048.0, 1.5, 27.264, 0.25)
+    assert parsed(answer()) == fio.FioResult(2000, 4000.5, 16386048.0, 1.5, 27.264, 0.25, 0.125)
 
 
 def test_a_write_is_understood() -> None:
@@ -33,7 +36,7 @@ def test_a_write_is_understood() -> None:
 
 def test_a_mix_is_understood_as_one() -> None:
     jobs = answer()["jobs"][0]
-    assert parsed(json.dumps({"jobs": [{"error": 0, "mixed": jobs["read"]}]})).ios == 2000
+    assert parsed(json.dumps({"jobs": [{"error": 0, "mixed": jobs["read"], **CPU}]})).ios == 2000
 
 
 def test_a_note_before_the_json_is_skipped() -> None:
@@ -49,6 +52,7 @@ def test_a_note_before_the_json_is_skipped() -> None:
     ("nothing", "", 0, "not as expected"),
     (json.dumps(answer(read={"total_ios": 5})), "", 0, "not as expected"),
     (json.dumps(answer(read={"total_ios": "5"})), "", 0, "not as expected"),
+    (json.dumps(answer(sys_cpu="much")), "", 0, "not as expected"),
 ])
 def test_what_went_wrong_is_one_line(text: str, err: str, status: int, words: str) -> None:
     with pytest.raises(fio.FioError) as raised:
@@ -78,5 +82,5 @@ def test_seconds_may_be_a_fraction() -> None:
 
 
 def test_cpu_of_both_sides_is_counted_and_of_the_start_is_not() -> None:
-    found = fio.measurement(fio.FioResult(1000, 1.0, 1.0, 1.0, 1.0, 0.5), other_cpu_seconds=0.3, overhead_seconds=0.1)
+    found = fio.measurement(fio.FioResult(1000, 1.0, 1.0, 1.0, 1.0, 0.5, 0.4), other_cpu_seconds=0.3, overhead_seconds=0.1)
     assert found.cpu_us_per_io == pytest.approx(700)

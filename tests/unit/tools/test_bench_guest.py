@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from xenpv_tools.bench import report
 from xenpv_tools.bench.cases import GUEST_CASES
 from xenpv_tools.bench.fio import FioError, FioResult
 from xenpv_tools.bench.fio import run as run_fio
-from xenpv_tools.bench.guest_agent import check_free, guest_job, serve, start_and_end, with_fio
+from xenpv_tools.bench.guest_agent import check_free, guest_job, serve
 from xenpv_tools.bench.guest_compare import EXPLANATIONS, GuestPlan, best_ratio, compare_in_guest, per_1000
 from xenpv_tools.bench.guest_disks import find_disks
 from xenpv_tools.bench.guest_line import NODE, NOT_INSTALLED, Ask, GuestLine, Machine, decode_result, encode_answer
@@ -27,7 +27,7 @@ from xenpv.hypervisors import open_domain
 from xenpv.hypervisors.emulated import host
 
 CASE = GUEST_CASES["randread-4k-qd32"]
-RESULT = FioResult(1000, 500.0, 2048000.0, 60.0, 90.0, 1.5)
+RESULT = FioResult(1000, 500.0, 2048000.0, 60.0, 90.0, 1.5, 1.25)
 
 
 @pytest.mark.parametrize("case", GUEST_CASES.values(), ids=lambda case: str(case.name))
@@ -178,17 +178,6 @@ def test_without_fio_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         run_fio({}, tmp_path)
 
 
-def test_what_fio_takes_to_start_and_end_is_not_of_its_ios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xenpv_tools.bench.guest_agent.check_free", lambda device: None)
-    monkeypatch.setattr("xenpv_tools.bench.fio.run", lambda job, folder, seconds: RESULT)
-    assert with_fio(0.5)(Ask(1, CASE, "xvda", 1.0)) == replace(RESULT, cpu_seconds=1.0)
-
-
-def test_fio_starts_and_ends_without_a_disk(requires: Callable[[str], str]) -> None:
-    requires("fio")
-    assert start_and_end() > 0
-
-
 def test_an_answer_to_another_question_is_not_taken(dom0: Store, domid: int) -> None:
     dom0.write(f"/local/domain/{domid}/{NODE}/about", Machine(1, "6.1", "3.33").encode())
     dom0.write(f"/local/domain/{domid}/{NODE}/answer", encode_answer(1, RESULT))
@@ -257,7 +246,7 @@ def ran(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [(row["case"], row["system"]) for row in found["results"]]
 
 
-@pytest.mark.parametrize("finds", [FioError("no room"), FioResult(1000, float("nan"), 2048000.0, 60.0, 90.0, 1.5)],
+@pytest.mark.parametrize("finds", [FioError("no room"), FioResult(1000, float("nan"), 2048000.0, 60.0, 90.0, 1.5, 1.25)],
                          ids=["it says why", "it says what cannot be"])
 def test_a_disk_that_fails_costs_nobody_elses_figures(guest: Guest, plan: GuestPlan, dom0: Store,
                                                       finds: FioResult | BaseException) -> None:
@@ -269,7 +258,7 @@ def test_a_disk_that_fails_costs_nobody_elses_figures(guest: Guest, plan: GuestP
 
 def test_the_cpu_time_of_both_sides_is_in_a_row(guest: Guest, plan: GuestPlan, dom0: Store) -> None:
     row, = compare_in_guest(replace(plan, disks=["xvda"], cases=[CASE]), dom0, {}, print)["results"]
-    assert row["guest_cpu_us_per_io"] == RESULT.cpu_seconds * 1e6 / RESULT.ios and row["cpu_us_per_io"] >= 0
+    assert row["guest_cpu_us_per_io"] == RESULT.run_cpu_seconds * 1e6 / RESULT.ios and row["cpu_us_per_io"] >= 0
 
 
 def test_who_does_not_answer_is_not_waited_for_again(plan: GuestPlan, dom0: Store, domid: int) -> None:

@@ -47,7 +47,7 @@ def test_a_disk_that_is_not_read_does_not_count(target: files.Target, read: int 
     peer = systems.Nbdkit(target, Path())
     peer._server = systems.nbd_server.Server(1, Path())
     case = Case("case", 1000, 8, write=write)
-    peer._ran(case, fio.FioResult(1000, 0, 0, 0, 0, 0))
+    peer._ran(case, fio.FioResult(1000, 0, 0, 0, 0, 0, 0))
     if fair:
         assert peer._check_fair() is None
     else:
@@ -68,7 +68,7 @@ def test_of_a_mix_only_the_reads_come_from_the_disk(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(systems, "storage_bytes_read", lambda pid: 700_000)
     peer = systems.Nbdkit(DISK, Path())
     peer._server = systems.nbd_server.Server(1, Path())
-    peer._ran(Case("case", 1000, 8, reads=70), fio.FioResult(1000, 0, 0, 0, 0, 0))
+    peer._ran(Case("case", 1000, 8, reads=70), fio.FioResult(1000, 0, 0, 0, 0, 0, 0))
     assert peer._from_disk == pytest.approx(1.0)
 
 
@@ -110,7 +110,7 @@ def test_what_ran_is_what_fio_was_given(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     def run(options: fio.Options, folder: Path, seconds: float = 0.0) -> fio.FioResult:
         given.append(fio.job_text(options))
-        return fio.FioResult(10, 10, 10, 1, 1, 1)
+        return fio.FioResult(10, 10, 10, 1, 1, 1, 1)
 
     monkeypatch.setattr(fio, "run", run)
     peer = systems.Raw(TMPFS, tmp_path)
