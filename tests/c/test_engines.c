@@ -20,6 +20,8 @@ static int setup_error;               /* of io_uring_setup, whatever it asks */
 static _Atomic int setups_until_error = -1; /* so many go well before setup_error */
 static _Atomic int failing_enters;    /* io_uring_enter: EAGAIN so many times */
 static int leaving;                   /* io_uring_enter that submits leaves something to do, which the next one does */
+static int stale;                     /* io_uring_enter that submits leaves the flag of something to do, for ever */
+static _Atomic uint32_t enters;
 static uint32_t sq_flags_at;          /* in the ring made last */
 static long handed[16];               /* how many requests each io_uring_enter that submits has handed over */
 static uint32_t handed_count;
@@ -34,9 +36,10 @@ static long enter_and_leave(long a, long b, long c, long d, long e, long f)
 
     CHECK(ring != MAP_FAILED);
     _Atomic uint32_t *flags = (_Atomic uint32_t *)(void *)(ring + sq_flags_at);
-    atomic_fetch_and(flags, ~IORING_SQ_TASKRUN);
+    if (!stale)
+        atomic_fetch_and(flags, ~IORING_SQ_TASKRUN);
     long result = __real_syscall(__NR_io_uring_enter, a, b, c, d, e, f);
-    if (b)
+    if (b || stale)
         atomic_fetch_or(flags, IORING_SQ_TASKRUN);
     munmap(ring, 4096);
     return result;
@@ -61,7 +64,8 @@ long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
     }
     if (number == __NR_io_uring_enter && b && handed_count < sizeof handed / sizeof *handed)
         handed[handed_count++] = b;
-    if (number == __NR_io_uring_enter && leaving)
+    enters += number == __NR_io_uring_enter;
+    if (number == __NR_io_uring_enter && (leaving || stale))
         return enter_and_leave(a, b, c, d, e, f);
     long result = __real_syscall(number, a, b, c, d, e, f);
     if (number == __NR_io_uring_setup && result >= 0)
@@ -194,6 +198,22 @@ TEST(work_that_ends_no_request_is_done_before_sleep)
     queue_front(&s.queue);
     for (uint32_t i = 0; i < 10; i++) /* from the page cache: each ends in the call that submits it */
         CHECK_EQ(queue_io(&s.queue, XENPV_OP_READ, 8 * i, 4096, 0), XENPV_RSP_OKAY);
+    end(&s);
+}
+
+/* The kernel may say for ever that there is something to do, when there is not. */
+TEST(a_flag_that_stays_keeps_nobody_from_sleep)
+{
+    static struct served s;
+
+    stale = 1;
+    begin(&s, XENPV_ENGINE_URING, &(struct queue_options){ .flag = 1 });
+    queue_front(&s.queue);
+    for (uint32_t i = 0; i < 10; i++) {
+        CHECK_EQ(queue_io(&s.queue, XENPV_OP_READ, 8 * i, 4096, 0), XENPV_RSP_OKAY);
+        usleep(2000); /* time to do wrong in */
+    }
+    CHECK(enters < 10 * 300);
     end(&s);
 }
 

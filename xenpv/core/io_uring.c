@@ -15,6 +15,7 @@
 /* io_uring by its raw system calls: three of them and two rings are less than a library to depend on. */
 
 #define ENTRIES 256u
+#define IDLE_KICKS 256u   /* in a row with nothing sent and nothing ended, after which the kernel's flag is not believed: see kick */
 #define COMPLETIONS 4096u /* in flight at once: storage that hangs, behind a ring of 512 entries, leaves room for others */
 
 struct uring {
@@ -28,6 +29,7 @@ struct uring {
     struct io_uring_sqe *sqes;
     struct io_uring_cqe *cqes;
     uint32_t tail; /* of the submission queue, not shown to the kernel yet */
+    uint32_t idle_kicks, ended; /* kicks in vain; the completion queue's tail at the last one */
 };
 
 static int enter(struct uring *u, uint32_t submit, unsigned flags)
@@ -83,6 +85,19 @@ static uint32_t waiting(const struct uring *u)
     return atomic_load_explicit(u->sq_flags, memory_order_relaxed) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
+/* Whether another kick is due after one that sent `sent`. Linux 6.13 does 20 things at a time, and some end without a completion,
+ * so a kick that changes nothing to be seen may have been of use. But the flag may also be set late, by another CPU, for work
+ * that was done meanwhile, and then nothing but new work resets it: of that the eventfd tells. */
+static uint32_t still_waiting(struct uring *u, int sent)
+{
+    uint32_t ended = atomic_load_explicit(u->cq_tail, memory_order_relaxed); /* a hint: reap reads it in order */
+    int idle = sent <= 0 && ended == u->ended;
+
+    u->ended = ended;
+    u->idle_kicks = idle ? u->idle_kicks + 1 : 0;
+    return waiting(u) && u->idle_kicks < IDLE_KICKS;
+}
+
 static int uring_kick(struct xenpv_engine *engine)
 {
     struct uring *u = (struct uring *)engine;
@@ -94,8 +109,7 @@ static int uring_kick(struct xenpv_engine *engine)
     /* Release: the entries are seen before the tail that covers them. */
     atomic_store_explicit(u->sq_tail, u->tail, memory_order_release);
     n = enter(u, u->base.unsent, IORING_ENTER_GETEVENTS);
-    /* Linux 6.13 does 20 things at a time, and some end without a completion. */
-    u->base.more = waiting(u) != 0;
+    u->base.more = still_waiting(u, n);
     if (n < 0)
         return errno == EINTR || errno == EAGAIN || errno == EBUSY ? 0 : -errno; /* tried again at the next turn */
     u->base.unsent -= (uint32_t)n;

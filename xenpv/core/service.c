@@ -268,8 +268,8 @@ static void pass(struct xenpv_service *s)
  * for storage too. */
 static void rest(struct xenpv_service *s)
 {
-    if (!s->active_count && !left(s))
-        look(s, unsent(s) ? RETRY_MS : -1);
+    if (!s->active_count)
+        look(s, left(s) ? 0 : unsent(s) ? RETRY_MS : -1);
 }
 
 int xenpv_service_run(struct xenpv_service *s)
