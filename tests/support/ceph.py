@@ -7,7 +7,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from signal import Signals
+from signal import SIGSTOP, Signals
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -83,7 +83,10 @@ class Ceph:
         self._run("rbd", *words)
 
     def signal_osd(self, number: Signals) -> None:
+        """SIGSTOP: all of its threads stand still afterwards."""
         self._processes[-1].send_signal(number)
+        if number == SIGSTOP:
+            os.waitid(os.P_PID, self._processes[-1].pid, os.WSTOPPED)
 
     def end(self) -> None:
         for process in self._processes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from signal import Signals
+from signal import SIGSTOP, Signals
 from types import TracebackType
 from typing import Self
 
@@ -44,8 +45,11 @@ class NbdServer:
             self._process.wait()
 
     def signal(self, number: Signals) -> None:
+        """SIGSTOP: all of its threads stand still afterwards. Until then one of them may answer."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number == SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def __enter__(self) -> Self:
         return self
