@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -285,10 +284,9 @@ def test_a_server_that_stays_away(serve: Serve, image: Path, until: Until) -> No
 def test_a_server_that_hangs_is_left(serve: Serve, image: Path, until: Until) -> None:
     server = serve("file", str(image))
     with NbdStorage(server.uri, options=NbdOptions(timeout=0.3, reconnect=30)) as storage:
-        server.signal(signal.SIGSTOP)
-        reads = Submitted(storage, read(0))
-        until(lambda: "degraded" in storage.describe(), "the connection counts as broken")
-        server.signal(signal.SIGCONT)
+        with server.stopped():
+            reads = Submitted(storage, read(0))
+            until(lambda: "degraded" in storage.describe(), "the connection counts as broken")
         until(reads.are_done, "the read")
     assert reads.statuses == [0]
 

@@ -8,9 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
 
 import pytest
 
@@ -76,6 +74,7 @@ def test_it_can_be_taken_away(tmp_path: Path, server: socket.socket) -> None:
             world.dom0.store.remove(place.backend)
             wait_gone(world, place)
             works(world)
+            assert place.devid not in [disk["devid"] for disk in world.ask("list")["devices"]]
         server.close()
 
 
@@ -104,21 +103,11 @@ def hanging(requires: Callable[[str], str], tmp_path: Path, until: Until,
         yield server
 
 
-@contextmanager
-def stopped(server: NbdServer) -> Iterator[None]:
-    """It takes connections, and does nothing else until the end of the block."""
-    server.signal(SIGSTOP)
-    try:
-        yield
-    finally:
-        server.signal(SIGCONT)
-
-
 def test_a_resize_waits_alone(tmp_path: Path, hanging: NbdServer, until: Until) -> None:
     with served(tmp_path / "world") as world, ThreadPoolExecutor(1) as asks:
         with RawFrontend(world.guest, world.attach(hanging.uri, devid=HANGING)) as frontend:
             os.truncate(tmp_path / "exported", 2 * SIZE)
-            with stopped(hanging):
+            with hanging.stopped():
                 resize = asks.submit(world.ask, "resize", domid=world.guest.domid, devid=HANGING)
                 until(lambda: world.ask("list")["devices"][0]["resizing"], "the storage is asked")
                 works(world)
@@ -130,7 +119,8 @@ def test_a_resize_waits_alone(tmp_path: Path, hanging: NbdServer, until: Until) 
 def test_a_close_waits_alone(tmp_path: Path, hanging: NbdServer) -> None:
     with served(tmp_path / "world") as world:
         frontend = RawFrontend(world.guest, world.attach(hanging.uri, devid=HANGING))
-        with stopped(hanging):
+        with hanging.stopped():
             frontend.close()
             frontend.wait_backend(XenbusState.CLOSED)
             works(world)
+            assert [disk["connected"] for disk in world.ask("list")["devices"] if disk["devid"] == HANGING] == [False]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
 
 import pytest
 
@@ -107,11 +106,8 @@ def test_the_lock_of_a_dead_writer_is_waited_for_in_short_pieces(ceph: Ceph, unt
 
 def test_a_cluster_that_hangs_is_an_error_in_the_end(ceph: Ceph) -> None:
     with asynchronous(open_storage(target(ceph, "img", timeout="1s", cache="none"), "w")) as storage:
-        ceph.signal_osd(SIGSTOP)
-        try:
+        with ceph.osd_stopped():
             assert do(storage, read(0)) == [Status.ERROR]
-        finally:
-            ceph.signal_osd(SIGCONT)
         assert do(storage, write(0, bytes(512))) == [0]
 
 

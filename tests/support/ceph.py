@@ -6,11 +6,13 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from signal import SIGSTOP, Signals
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
+
+from tests.support.stopped import stopped
 
 CONF = """
 [global]
@@ -82,11 +84,9 @@ class Ceph:
         """Run rbd(8)."""
         self._run("rbd", *words)
 
-    def signal_osd(self, number: Signals) -> None:
-        """SIGSTOP: all of its threads stand still afterwards."""
-        self._processes[-1].send_signal(number)
-        if number == SIGSTOP:
-            os.waitid(os.P_PID, self._processes[-1].pid, os.WSTOPPED)
+    def osd_stopped(self) -> AbstractContextManager[None]:
+        """Nothing is read or written until the end of the block."""
+        return stopped(self._processes[-1])
 
     def end(self) -> None:
         for process in self._processes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from signal import SIGSTOP, Signals
 from types import TracebackType
 from typing import Self
+
+from tests.support.stopped import stopped
 
 Until = Callable[..., None]
 
@@ -44,12 +44,10 @@ class NbdServer:
             self._process.kill()
             self._process.wait()
 
-    def signal(self, number: Signals) -> None:
-        """SIGSTOP: all of its threads stand still afterwards. Until then one of them may answer."""
+    def stopped(self) -> AbstractContextManager[None]:
+        """It takes connections, and does nothing else until the end of the block."""
         assert self._process is not None
-        self._process.send_signal(number)
-        if number == SIGSTOP:
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+        return stopped(self._process)
 
     def __enter__(self) -> Self:
         return self

@@ -167,6 +167,7 @@ def test_a_frontend_that_breaks_the_rules_is_told_of_and_what_it_sent_is_answere
     until(lambda: served.halted, "it is told")
     served.storage.end()
     until(lambda: len(served.queue.completed) == 1, "the answer")
+    assert served.queue.completed[0].status == Status.OKAY
 
 
 class Raises(Held):
