@@ -20,8 +20,8 @@ static int setup_error;               /* of io_uring_setup, whatever it asks */
 static _Atomic int setups_until_error = -1; /* so many go well before setup_error */
 static _Atomic int failing_enters;    /* io_uring_enter: EAGAIN so many times */
 static int leaving;                   /* io_uring_enter that submits leaves something to do, which the next one does */
-static int stale;                     /* io_uring_enter that submits leaves the flag of something to do, for ever */
-static _Atomic uint32_t enters;
+static int stale;                     /* io_uring_enter leaves the flag of something to do, for ever */
+static _Atomic uint32_t enters;       /* calls of io_uring_enter */
 static uint32_t sq_flags_at;          /* in the ring made last */
 static long handed[16];               /* how many requests each io_uring_enter that submits has handed over */
 static uint32_t handed_count;

@@ -63,8 +63,8 @@ static int set_up(struct xenpv_back *back)
         || config->sector_size < XENPV_SECTOR || config->sector_size > XENPV_PAGE_SIZE
         || (config->sector_size & (config->sector_size - 1)) || (config->stamp && config->abi != 64))
         return -EINVAL;
-    back->stamper = (struct xenpv_stamper){ .unit = config->stamp, .counts = (uint32_t)xenpv_counted_can(),
-                                            .page = config->time_page };
+    back->stamper = (struct xenpv_stamper){ .unit = config->stamp, .page = config->time_page };
+    back->stamper.counts = (config->stamp || config->latency) && xenpv_counted_can();
     if (config->latency && !(resolution_ns = xenpv_latency_clock(&back->stamper, config->clock)))
         return -EINVAL;
     back->port = (struct xenpv_port){ config->port, fcntl(config->wait_fd, F_DUPFD_CLOEXEC, 0),

@@ -15,7 +15,7 @@
 /* io_uring by its raw system calls: three of them and two rings are less than a library to depend on. */
 
 #define ENTRIES 256u
-#define IDLE_KICKS 256u   /* in a row with nothing sent and nothing ended, after which the kernel's flag is not believed: see kick */
+#define IDLE_KICKS 256u   /* in a row with nothing sent and nothing ended, after which the kernel's flag is not believed */
 #define COMPLETIONS 4096u /* in flight at once: storage that hangs, behind a ring of 512 entries, leaves room for others */
 
 struct uring {
