@@ -167,7 +167,7 @@ class Backend(Closing):
             function()
             self.soon(lambda: self._watcher.due(place))
 
-        thread = threading.Thread(target=run, name="xenpv-open", daemon=True)
+        thread = threading.Thread(target=run, name="xenpv-storage", daemon=True)
         thread.start()
         if awaited:
             self._awaited = [other for other in self._awaited if other.is_alive()] + [thread]
