@@ -53,6 +53,11 @@ def qemu_of_dom0() -> Iterator[None]:
         os.kill(pid, signal.SIGTERM)
 
 
+def place_of(kind: str, vdev: str, domid: int = 0) -> VbdPlace:
+    """Where a stock backend of dom0's has it in the store."""
+    return VbdPlace(0, domid, vdev_number(vdev), "qdisk" if kind == "qdisk" else "vbd")
+
+
 @dataclass(frozen=True)
 class Stock:
     """A disk of dom0's, attached by xl."""
@@ -63,7 +68,7 @@ class Stock:
 
     @property
     def place(self) -> VbdPlace:
-        return VbdPlace(0, 0, vdev_number(self.vdev), "qdisk" if self.kind == "qdisk" else "vbd")
+        return place_of(self.kind, self.vdev)
 
     @property
     def device(self) -> Path:
@@ -105,10 +110,23 @@ def attached(kind: str, image: Path, until: Until, *, vdev: str = "xvdb", mode: 
             until(lambda: stock.states() == "4 4" and stock.device.is_block_device(), f"{vdev} in dom0", 60)
             yield stock
         finally:
-            run("xl", "block-detach", "0", vdev)
+            detach(stock.place, vdev)
     finally:
         if loop:
             run("losetup", "-d", loop)
+
+
+def detach(place: VbdPlace, vdev: str) -> None:
+    """Take a disk from its domain.
+
+    QEMU takes a backend that is closed and offline out of the store itself. libxl, which wrote `online` and then waits for
+    the state, fails if it finds that gone already, and leaves the frontend's side; asked again it takes that away.
+    """
+    argv = "xl", "block-detach", str(place.frontend_domid), vdev
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        assert "/qdisk/" in place.backend and not exists(place.backend), done.stderr
+        run(*argv)
 
 
 def open_disk(domain: Domain, vdev: str, **options: Any) -> Disk:
@@ -126,6 +144,11 @@ def sha_of(disk: Disk) -> str:
     for chunk in disk.chunks():
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def exists(path: str) -> bool:
+    """A node of the store."""
+    return subprocess.run(["xenstore-exists", path]).returncode == 0
 
 
 def grants_mapped() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.xenhost.conftest import PYTHON, Guest, Kind
 from tests.xenhost.shell import run
-from tests.xenhost.stock import KINDS, QEMU, channels, grants_mapped, kernel_disk
+from tests.xenhost.stock import KINDS, QEMU, channels, detach, grants_mapped, kernel_disk, place_of
 
 SIZE = 8 << 20
 PATTERN = random.Random(7).randbytes(SIZE)
@@ -107,7 +107,7 @@ def test_a_guest_takes_its_disks(images: dict[str, Path], guest: Callable[..., G
         assert f"guest: {vdev} after kill {sha(written)}" in said
         assert f"guest: {vdev} state 6" in said
         # As it was told.
-        run("xl", "block-detach", "frontend", vdev)
+        detach(place_of(kind, vdev, made.domid), vdev)
         run("xl", "block-attach", "frontend", specs[kind])
         assert f"guest: {vdev} again {sha(written)}" in made.wait(f"guest: {vdev} done", 300)
     assert "guest: exit 0" in made.wait("guest: exit")
