@@ -15,7 +15,6 @@ RULES
 from __future__ import annotations
 
 from array import array
-from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from xenpv.closing import Closing
 from xenpv.errors import ClosedError, DeviceError, UsageError, XenpvError
 from xenpv.wire.blkif import Op
 
+from .books import Books
 from .buffers import SHARE_PAGES, let_go, pages_of
 from .disk import failed
 from .pieces import NONE, Moved
@@ -62,20 +62,11 @@ class Batch(Closing):
             run.view = run.view[:block]
         # A backend that is not trusted may write to a page at any time: the caller's are others.
         self._own = [] if disk.trusted else [memoryview(bytearray(block)) for _ in self._runs]
-        self._submit = IoArray(depth)
-        for index in range(depth):
-            self._submit.bytes[index] = block
-        self._number = self._reaper.join(self)
-        self._mine = array("I", [self._number] * depth).tobytes()
-        self._fine = bytes(2 * depth)
-        # Free slots: a ring from _head, _free long, of each slot's cookie and first page.
-        self._cookies = memoryview(array("Q", (self._number << 32 | slot for slot in range(depth))))
-        self._pages = memoryview(array("I", (run.first for run in self._runs)))
-        self._head = 0
-        self._free = depth
         self._op = -1
-        self._journal: deque[bytes] = deque()
         self._arrived: list[bytes] = []
+        with self._reaper.lock:  # from join() on it is asked what is in flight
+            self._number = self._reaper.join(self)
+            self._books = Books(self._number, block, [run.first for run in self._runs])
         self._closed = False
 
     def close(self) -> None:
@@ -89,7 +80,7 @@ class Batch(Closing):
             deadline = monotonic() + CLOSE_SECONDS
             while self.in_flight and self._reaper.failure is None and (left := deadline - monotonic()) > 0:
                 try:
-                    self.exchange(Op.READ, self._cookies[:0], at_least=self.in_flight, timeout=left)
+                    self.exchange(Op.READ, self._books.sectors[:0], at_least=self.in_flight, timeout=left)
                 except XenpvError:
                     continue  # an I/O of the past failed; what counts here is that it is over
         finally:
@@ -107,12 +98,12 @@ class Batch(Closing):
     @property
     def free(self) -> int:
         """Slots that may be submitted now."""
-        return self._free
+        return self._books.free
 
     @property
     def in_flight(self) -> int:
         """I/Os submitted and not yet brought by an exchange."""
-        return self.depth - self._free
+        return self._books.in_flight
 
     @property
     def slots(self) -> memoryview:
@@ -132,9 +123,9 @@ class Batch(Closing):
 
     def next_slots(self, count: int) -> list[int]:
         """The slots that the next `count` sectors will go to, in order: whose buffers to fill before a write."""
-        if not 0 <= count <= self._free:
-            raise UsageError(f"{count} slots were asked for, and {self._free} are free")
-        return [self._cookies[(self._head + index) % self.depth] & 0xffffffff for index in range(count)]
+        if not 0 <= count <= self.free:
+            raise UsageError(f"{count} slots were asked for, and {self.free} are free")
+        return self._books.next_slots(count)
 
     def exchange(self, op: int, sectors: array[int] | memoryview, *, at_least: int = 0,
                  timeout: float | None = None) -> int:
@@ -148,42 +139,37 @@ class Batch(Closing):
         count = len(sectors)
         if self._closed:
             raise ClosedError("the batch is closed")
-        submit, records = self._submit, b""
         if count:
-            if count > self._free:
-                raise UsageError(f"{count} I/Os were submitted, and {self._free} slots are free")
+            if count > self.free:
+                raise UsageError(f"{count} I/Os were submitted, and {self.free} slots are free")
             if op != self._op:
                 self._set_op(op)
             try:
-                submit.sector[:count] = sectors
+                self._books.sectors[:count] = sectors
             except (TypeError, ValueError):
                 raise UsageError("sectors are 64-bit unsigned numbers: want array('Q') or a view of one") from None
-            self._fill_free(count)
             if self._own and op == Op.WRITE:
-                for slot in submit.cookie_low[:count]:
+                for slot in self.next_slots(count):
                     self._runs[slot].view[:] = self._own[slot]
-            records = bytes(submit.raw[:count * IO_BYTES])
-            if len(self._journal) > 4 * self.depth:
-                self._shorten()
         deadline = None if timeout is None else monotonic() + timeout
         left = timeout
         self.count = 0
         while True:
             lead, reaper = False, self._reaper
             try:
-                queue, lead = reaper.lead(self, records)
-                want = min(at_least, self.depth - self._free)
+                queue, lead = reaper.lead(self, count)
+                want = min(at_least, self.in_flight)
                 if lead:
-                    n = reaper.exchange(queue, submit, count, self.done, at_least=max(0, want - len(self._arrived)),
+                    n = reaper.exchange(queue, self._books.ios, count, self.done, at_least=max(0, want - len(self._arrived)),
                                         timeout=left)
                     if n:
-                        if (n >= want and not self._arrived
-                                and self.done.cookie_high[:n].tobytes() == self._mine[:4 * n]):
-                            self._account(n)
-                            return self._checked(n)
+                        if n >= want and not self._arrived:
+                            errors = self._books.done(self.done, n)
+                            if errors >= 0:
+                                return self._checked(n, errors)
                         reaper.route(self.done, n)
                 elif count:
-                    reaper.turn(queue, submit, count, NONE)
+                    reaper.turn(queue, self._books.ios, count, NONE)
             except Moved:
                 continue
             except XenpvError:
@@ -195,7 +181,7 @@ class Batch(Closing):
                 if lead:
                     reaper.led = False
                     reaper.tell()
-            count, records = 0, b""
+            count = 0
             if deadline is not None:
                 left = max(0.0, deadline - monotonic())
             if len(self._arrived) >= want or left == 0:
@@ -207,11 +193,8 @@ class Batch(Closing):
 
     # What the reaper asks for.
 
-    def submitting(self, records: bytes) -> None:
-        count = len(records) // IO_BYTES
-        self._journal.append(records)
-        self._head = (self._head + count) % self.depth
-        self._free -= count
+    def submitting(self, count: int) -> None:
+        self._books.submit(self._op, count)
 
     def arrived(self, record: bytes) -> None:
         self._arrived.append(record)
@@ -221,62 +204,18 @@ class Batch(Closing):
         return self.in_flight - len(self._arrived)
 
     def unanswered(self) -> bytes:
-        out = self._in_flight_cookies()
-        found: list[bytes] = []
-        for records in reversed(self._journal):
-            for at in range(len(records) - IO_BYTES, -1, -IO_BYTES):
-                cookie = int.from_bytes(records[at:at + 8], "little")
-                if cookie in out:
-                    out.remove(cookie)
-                    found.append(records[at:at + IO_BYTES])
-            if not out:
-                break
-        return b"".join(reversed(found))
+        here = {record[:8] for record in self._arrived}
+        return b"".join(record for record in self._books.unanswered() if record[:8] not in here)
 
     def moved(self, reaper: Reaper) -> None:
         self._reaper = reaper
-
-    def _in_flight_cookies(self) -> set[int]:
-        free = {self._cookies[(self._head + index) % self.depth] for index in range(self._free)}
-        here = {int.from_bytes(record[:8], "little") for record in self._arrived}
-        return {self._number << 32 | slot for slot in range(self.depth)} - free - here
-
-    def _shorten(self) -> None:
-        """Keep of the journal what is in flight: the newest record of each slot that is out."""
-        with self._reaper.lock:
-            records = self.unanswered()
-            self._journal.clear()
-            if records:
-                self._journal.append(records)
 
     def _set_op(self, op: int) -> None:
         if op not in (Op.READ, Op.WRITE, Op.DISCARD):
             raise UsageError(f"a batch reads, writes or discards; {op} is something else")
         if op != Op.READ:
             self._disk.check_writable()
-        self._submit.op[:] = bytes([op]) * self.depth
         self._op = op
-
-    def _fill_free(self, count: int) -> None:
-        """The next `count` free slots go into the records; submitting() takes them."""
-        head, submit = self._head, self._submit
-        first = min(count, self.depth - head)
-        submit.cookie[:first] = self._cookies[head:head + first]
-        submit.page[:first] = self._pages[head:head + first]
-        if first < count:
-            submit.cookie[first:count] = self._cookies[:count - first]
-            submit.page[first:count] = self._pages[:count - first]
-
-    def _account(self, count: int) -> None:
-        """The first `count` of `done` become free slots."""
-        tail, done = (self._head + self._free) % self.depth, self.done
-        first = min(count, self.depth - tail)
-        self._cookies[tail:tail + first] = done.cookie[:first]
-        self._pages[tail:tail + first] = done.page[:first]
-        if first < count:
-            self._cookies[:count - first] = done.cookie[first:count]
-            self._pages[:count - first] = done.page[first:count]
-        self._free += count
 
     def _collect(self) -> int:
         """What others took for us, as if an exchange had brought it."""
@@ -285,17 +224,17 @@ class Batch(Closing):
             self._arrived.clear()
             self.done.raw[:len(records)] = records
             count = len(records) // IO_BYTES
-            self._account(count)
-        return self._checked(count)
+            errors = self._books.done(self.done, count)
+        return self._checked(count, errors)
 
-    def _checked(self, count: int) -> int:
+    def _checked(self, count: int, errors: int) -> int:
         self.count = count
         if self._own:
             for index in range(count):
                 if self.done.op[index] == Op.READ:
                     slot = self.done.cookie_low[index]
                     self._own[slot][:] = self._runs[slot].view
-        if self.done.status[:count].tobytes() != self._fine[:2 * count]:
+        if errors:
             self._raise_first(count)
         return count
 

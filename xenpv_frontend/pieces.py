@@ -50,8 +50,8 @@ class Piece:
 class Owner(Protocol):
     """Keeps its I/Os itself: their cookies have its number in the high half."""
 
-    def submitting(self, records: bytes) -> None:
-        """These records are submitted now. The reaper's lock is held."""
+    def submitting(self, count: int) -> None:
+        """The next `count` of its I/Os enter its books, and their records what it submits. The reaper's lock is held."""
         ...
 
     def arrived(self, record: bytes) -> None:
@@ -59,7 +59,7 @@ class Owner(Protocol):
         ...
 
     def unanswered(self) -> bytes:
-        """The records of all its I/Os in flight. The reaper's lock is held and nobody leads."""
+        """The records of all its I/Os in flight, as they were submitted. The reaper's lock is held and nobody leads."""
         ...
 
     def moved(self, reaper: Reaper) -> None:

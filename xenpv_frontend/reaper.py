@@ -321,10 +321,10 @@ class Reaper(MayFail):
         with self.lock:
             self._owners.pop(number, None)
 
-    def lead(self, owner: Owner, records: bytes) -> tuple[Queue, bool]:
-        """The queue for `owner` to submit `records` to, and whether it leads now: then it ends that as RULES say.
+    def lead(self, owner: Owner, count: int) -> tuple[Queue, bool]:
+        """The queue for `owner` to submit `count` I/Os to, and whether it leads now: then it ends that as RULES say.
 
-        In the same moment the records enter the owner's books. Raises the failure.
+        In the same moment they enter the owner's books. Raises the failure.
         """
         lead = False
         try:
@@ -332,8 +332,8 @@ class Reaper(MayFail):
                 queue = self._queue
                 if queue is None or self._paused or self._failure is not None:
                     queue = self._usable()
-                if records:
-                    owner.submitting(records)
+                if count:
+                    owner.submitting(count)
                 lead, self.led = not self.led, True
             return queue, lead
         except BaseException:

@@ -134,7 +134,7 @@ class _Single(Closing):
         self._submit = IoArray(1)
         self._submit.bytes[0], self._submit.op[0] = _BLOCK, Op.READ
         self._submit.page[0], self._submit.cookie[0] = self._run.first, self._number << 32
-        self._queue, self._leads = reaper.lead(self, b"")
+        self._queue, self._leads = reaper.lead(self, 0)
 
     def read(self, count: int) -> list[int]:
         """Nanoseconds of each."""
@@ -150,7 +150,7 @@ class _Single(Closing):
 
     # What the reaper asks of an owner: between two calls nothing is in flight.
 
-    def submitting(self, records: bytes) -> None:
+    def submitting(self, count: int) -> None:
         """See Owner."""
 
     def arrived(self, record: bytes) -> None:

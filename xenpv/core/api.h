@@ -356,6 +356,34 @@ void xenpv_front_set_ahead(struct xenpv_front *front, int64_t time_ahead_ns, uin
 /* As a backend's, between two exchanges. */
 void xenpv_front_set_time_page(struct xenpv_front *front, const void *page);
 
+/* ---- batch.c: the books of I/Os of one size that a caller keeps in flight, `depth` at the most ---- */
+
+struct xenpv_batch_slot {
+    struct xenpv_io io;         /* as it was submitted last */
+    uint64_t turn;              /* of all that were submitted, from 1; 0: the slot is free */
+};
+/* The memory is the caller's; one thread at a time. */
+struct xenpv_batch {
+    uint32_t depth, free;       /* slots, and how many of them are free */
+    uint32_t owner;             /* the high half of each cookie; the low half is the slot */
+    uint32_t head;              /* of `order` */
+    uint64_t turn;              /* the last one */
+    struct xenpv_batch_slot *slots; /* `depth` */
+    uint32_t *order;            /* `depth` */
+};
+
+/* An I/O has `block` bytes from `pages[slot]` of the pool. */
+void xenpv_batch_init(struct xenpv_batch *batch, uint32_t depth, uint32_t owner, uint32_t block, const uint32_t *pages,
+                      struct xenpv_batch_slot *slots, uint32_t *order);
+/* The slots that the next I/Os go to: free ones, in the order in which they were done. As in submit, at most `free`. */
+void xenpv_batch_next(const struct xenpv_batch *batch, uint32_t *slots, uint32_t count);
+/* They are in flight from now on, each with its sector: their records are in `ios`, for xenpv_front_exchange. */
+void xenpv_batch_submit(struct xenpv_batch *batch, uint32_t op, const uint64_t *sectors, struct xenpv_io *ios, uint32_t count);
+/* The slots of what is done are free: how many of `ios` failed. -1: one of them is not this batch's, and nothing has changed. */
+int xenpv_batch_done(struct xenpv_batch *batch, const struct xenpv_io *ios, uint32_t count);
+/* What is in flight, in the order in which it was submitted; how many. `ios` has room for `depth`. */
+uint32_t xenpv_batch_unanswered(const struct xenpv_batch *batch, struct xenpv_io *ios);
+
 /* ---- timepage.c: dom0's tick in a page that another domain maps (docs/time-page.md is the ABI) ---- */
 
 struct xenpv_time_point {
