@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.nbd import NbdServer, Until, nbdkit
 from tests.support.raw_frontend import RawFrontend, wait_state
-from tests.support.served import SIZE, Served, served
+from tests.support.served import SIZE, Served, served, works
 from tests.support.world import new_world, serving
 from xenpv.wire.blkif import Op
 from xenpv.xenbus import VbdPlace, XenbusState
@@ -36,14 +36,6 @@ def server(requires: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.M
 
 def target(tmp_path: Path) -> str:
     return f"nbd+unix:///?socket={tmp_path / 'server'}"
-
-
-def works(world: Served) -> None:
-    """A disk is attached, used, and let go."""
-    with RawFrontend(world.guest, world.attach()) as frontend:
-        assert frontend.io(Op.READ, 0, 4096)[0] == 0
-        frontend.state(XenbusState.CLOSING)
-        frontend.wait_backend(XenbusState.CLOSING, XenbusState.CLOSED)
 
 
 def wait_gone(world: Served, place: VbdPlace) -> None:

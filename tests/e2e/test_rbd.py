@@ -12,11 +12,12 @@ import pytest
 from tests.support.ceph import Ceph
 from tests.support.nbd import Until, qemu_nbd
 from tests.support.raw_frontend import RawFrontend
-from tests.support.served import served
+from tests.support.served import served, works
 from tests.support.storages import content, do, flush, read, write
 from xenpv.errors import StorageError
 from xenpv.testing import storage as contract
 from xenpv.wire.blkif import Op, Status
+from xenpv.xenbus import XenbusState
 from xenpv_backend.storage import StorageBusyError, open_storage
 from xenpv_backend.storage.layers import asynchronous
 from xenpv_backend.storage.rbd import binding
@@ -109,6 +110,20 @@ def test_a_cluster_that_hangs_is_an_error_in_the_end(ceph: Ceph) -> None:
         with ceph.osd_stopped():
             assert do(storage, read(0)) == [Status.ERROR]
         assert do(storage, write(0, bytes(512))) == [0]
+
+
+def test_a_close_waits_alone(ceph: Ceph, tmp_path: Path) -> None:
+    """What librbd still has to write, and the image's watch, end with the cluster's answer alone."""
+    with served(tmp_path / "xen") as world:
+        frontend = RawFrontend(world.guest, world.attach(target(ceph, "img", cache="writeback"), devid=51728))
+        assert frontend.io(Op.WRITE, 0, bytes([7]) * 4096)[0] == 0
+        with ceph.osd_stopped():
+            frontend.close()
+            frontend.wait_backend(XenbusState.CLOSED)
+            works(world)
+            assert [disk["connected"] for disk in world.ask("list")["devices"] if disk["devid"] == 51728] == [False]
+    with asynchronous(open_storage(target(ceph, "img"), "r")) as storage:
+        assert content(storage, 0, 4096) == bytes([7]) * 4096
 
 
 def test_grow_and_refresh(ceph: Ceph) -> None:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.raw_frontend import RawFrontend
 from tests.support.world import World, new_world, serving
+from xenpv.wire.blkif import Op
+from xenpv.xenbus import XenbusState
 from xenpv_backend.control import request
 from xenpv_backend.daemon import Backend
 
@@ -31,3 +34,11 @@ def served(folder: Path, size: int = SIZE) -> Iterator[Served]:
     folder.mkdir(exist_ok=True)
     with new_world(folder, bytes(range(256)) * (size // 256)) as made, serving(made.dom0, made.run) as backend:
         yield Served(**vars(made), backend=backend)
+
+
+def works(world: Served) -> None:
+    """A disk is attached, used, and let go: the backend has time for it."""
+    with RawFrontend(world.guest, world.attach()) as frontend:
+        assert frontend.io(Op.READ, 0, 4096)[0] == 0
+        frontend.state(XenbusState.CLOSING)
+        frontend.wait_backend(XenbusState.CLOSING, XenbusState.CLOSED)
