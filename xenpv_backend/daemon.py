@@ -26,6 +26,7 @@ from typing import Any, Self
 from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
+from xenpv.limits import raise_file_limit
 from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
 
 from . import log
@@ -282,6 +283,7 @@ def run(domain: Domain, rundir: str | os.PathLike[str], *, ready: Callable[[], N
     try:
         options = reload() if options is None else options
         log.configure(options.log_level)
+        raise_file_limit()  # each queue of each disk has four, and storage some
         with Backend(domain, rundir, options) as backend:
             def reread() -> None:
                 try:

@@ -103,7 +103,7 @@ class PythonServer:
                 # Given nothing, though nobody woke us: what comes next in the ring, a barrier, waits for what is under way.
                 # Woken for what was done already, as may be any number of times, we look at the ring again.
                 if not (requests or woken or called) and self._out:
-                    select.select([self._wake], [], [])
+                    self._wait()
         except RemoteProtocolError:
             self._on_halt(queue)
         finally:
@@ -162,13 +162,19 @@ class PythonServer:
             queue.complete(finished)
         return woken or bool(finished)
 
+    def _wait(self) -> None:
+        """Until somebody wakes the thread."""
+        woken = select.poll()  # a descriptor may be beyond 1023
+        woken.register(self._wake, select.POLLIN)
+        woken.poll()
+
     def _answer_the_rest(self, queue: Queue) -> None:
         while True:
             self._complete(queue)
             with self._lock:
                 if not self._out and not self._finished:
                     return
-            select.select([self._wake], [], [])
+            self._wait()
 
     def _run_calls(self) -> bool:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -112,6 +113,17 @@ def test_sigterm_without_disks_leaves_nothing(world: World) -> None:
         status, _ = backend.end()
     assert status == 0
     assert not (world.run / "backend").exists()
+
+
+def test_it_takes_all_descriptors_that_it_may_have(world: World) -> None:
+    """Each disk needs a handful: with the usual 1,024 there were no 200 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        with BackendProcess(world.run) as backend:
+            assert resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_second_sigterm_ends_at_once(world: World) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = [
     {"errors"},
-    {"closing"},
+    {"closing", "limits"},
     {"core"},
     {"wire", "memory", "stats", "latency"},
     {"domain"},
@@ -46,7 +46,7 @@ HOMES = {
         "xenpv/timepage/page.py",
         "xenpv/hypervisors/",
         "xenpv_backend/queue.py",
-        "xenpv_frontend/queue.py",
+        "xenpv_frontend/books.py", "xenpv_frontend/queue.py",
     ],
 }
 

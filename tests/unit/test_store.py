@@ -1,14 +1,14 @@
 """The store's verbs on the wire, against a scripted xenstored."""
 
-import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import pytest
 
 from tests.support import fake_xenstored as fake
+from tests.support.descriptors import beyond_1023
 from tests.support.fake_xenstored import FakeXenstored, error, reply
 from xenpv.domain import Store, Transaction
 from xenpv.errors import (AccessDeniedError, ClosedError, ConflictError, NoEntryError, QuotaError, StoreConnectionError,
@@ -325,18 +325,7 @@ def test_closing_one_store_leaves_another(serve: Serve) -> None:
 
 def test_a_descriptor_beyond_1023(serve: Serve) -> None:
     """select() cannot wait for one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 1200:
-        pytest.skip(f"only {hard} descriptors allowed here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
-    files: list[IO[bytes]] = []
-    try:
-        while not files or files[-1].fileno() < 1024:
-            files.append(open("/dev/null", "rb"))
+    with beyond_1023():
         _, store = serve()
         assert store.read("/a") == b"value"
         assert store._router.connection.fileno() > 1023
-    finally:
-        for file in files:
-            file.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

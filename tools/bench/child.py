@@ -18,7 +18,6 @@ An answer has "error" instead when it went wrong.
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import sys
 from contextlib import ExitStack
@@ -48,8 +47,6 @@ def backend(uri: str, rundir: str, spin_us: int | None, file: str | None = None)
         found = BackendOptions(log_level="warning", **({} if file is None else json.loads(Path(file).read_text())))
         return found if spin_us is None else replace(found, spin_us=spin_us)
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each queue of each disk has four
     with open_domain(uri) as domain:
         return daemon.run(domain, rundir, ready=lambda: print("ready", flush=True), options=options(), reload=options)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support.descriptors import beyond_1023
 from tests.support.storages import Held
 from xenpv.errors import RemoteProtocolError
 from xenpv.wire.blkif import Op, Status
@@ -41,8 +42,10 @@ class FakeQueue:
     def next(self, limit: int, timeout: float | None, wake_fd: int) -> list[Request]:
         self.looks += 1
         if not self.waiting and not self.stalled and not self.broken:
-            ready = select.select([self.event, wake_fd], [], [])[0]
-            if self.event in ready:
+            ready = select.poll()
+            for descriptor in (self.event, wake_fd):
+                ready.register(descriptor, select.POLLIN)
+            if self.event in dict(ready.poll()):
                 os.eventfd_read(self.event)
         if self.broken:
             raise RemoteProtocolError("broken")
@@ -129,6 +132,18 @@ def test_a_queue_that_stalls_is_not_looked_at_again_and_again(served: Served, un
     served.queue.stalled = False
     served.storage.end()
     until(lambda: len(served.queue.completed) == 1, "the answer")
+
+
+def test_a_descriptor_beyond_1023_is_waited_for(until: Until) -> None:
+    with beyond_1023():
+        served = Served()
+        assert served.server._wake > 1023
+        served.queue.stalled = True
+        served.queue.put(new())
+        until(lambda: len(served.storage.begun) == 1, "the request")
+        served.storage.end()
+        until(lambda: len(served.queue.completed) == 1, "the answer")
+        served.close()
 
 
 def test_a_thread_that_is_woken_for_nothing_still_looks_at_its_ring(served: Served, until: Until) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import HypervisorError, XenpvError
+from xenpv.limits import raise_file_limit
 
 from .rundir import Lock, RunDirectory
 
@@ -145,7 +145,7 @@ def serve_in_background(rundir: str, word: int) -> int:
             run.create()
             if os.fork():
                 os._exit(0)
-            _raise_file_limit()
+            raise_file_limit()  # a segment costs the host two descriptors, a channel two, an opening one
             os.chdir("/")
             _serve_here(run, None, _Ready(pipe.fileno(), run))
         except XenpvError as error:
@@ -167,12 +167,6 @@ class _Ready:
             os.dup2(log, fd)
         os.close(log)
         os.write(self._word, b"ready\n")
-
-
-def _raise_file_limit() -> None:
-    """A segment costs the host two descriptors, a channel two, an opening one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def stop(rundir: Where = None) -> None:
