@@ -2,7 +2,7 @@
 
 RULES
 - Python is paid once a batch: nothing in the loop is done once an I/O. Times are noted, and digested when the clock
-  stands.
+  stands, that of loads beside this one too.
 - An I/O's time is that from the return of the batch call that freed its slot, after which it is submitted, to the
   return of the one that brings it: what a program that calls Disk's batches sees. Nothing is left out.
 - A disk with several queues has a batch on each, with its share of the I/Os in flight, and one thread for all: the load is one
@@ -28,8 +28,8 @@ from xenpv_frontend.disk import Disk
 from .cases import Case
 from .histogram import Histogram
 
-_STRETCH = 1.0
-"""Seconds of noted times at the most, before they are digested: so memory is bounded."""
+_STRETCH = 10.0
+"""Seconds of noted times at the most, before they are digested: so memory is bounded, at some 100 MB."""
 _MOST_SECTORS = 1 << 18
 """Random sectors after which the sequence begins anew; 1 GiB of blocks of 4 KiB."""
 
@@ -120,15 +120,20 @@ class _Lane:
             slots.append(batch.slots.tobytes())
             yield True
 
-    def digest(self, start: int, add: Callable[[int], None]) -> tuple[int, int]:
-        """Tell `add` the times of what the turns since `start` brought. How many I/Os, and when the last turn ended."""
+    @property
+    def ended(self) -> int:
+        """When the last turn did; 0: there was none."""
+        return self._times[-1] if self._times else 0
+
+    def digest(self, start: int, add: Callable[[int], None]) -> int:
+        """Tell `add` the times of what the turns since `start` brought. How many I/Os."""
         freed, ios = [start] * self._batch.depth, 0
         for now, done in zip(self._times, self._slots, strict=True):
             for slot in memoryview(done).cast("I"):
                 add(now - freed[slot])
                 freed[slot] = now
             ios += len(done) // 4
-        return ios, self._times[-1] if self._times else start
+        return ios
 
 
 class _Loop:
@@ -138,6 +143,7 @@ class _Loop:
         common = _Sectors(sectors)
         self._lanes = [_Lane(batch, case, common) for batch in batches]
         self._histogram = Histogram()
+        self._start = 0
         self.ios = 0
         self.seconds = 0.0
         self.cpu_seconds = 0.0
@@ -147,23 +153,22 @@ class _Loop:
 
     def run(self, seconds: float) -> None:
         """`seconds` of load, from an idle disk to an idle disk."""
-        cpu, start = process_time(), perf_counter_ns()
-        left = [lane.turns(start, start + int(seconds * 1e9)) for lane in self._lanes]
+        cpu, self._start = process_time(), perf_counter_ns()
+        left = [lane.turns(self._start, self._start + int(seconds * 1e9)) for lane in self._lanes]
         while len(left) > 1:
             left = [turns for turns in left if next(turns, False)]
         for _ in itertools.chain(*left):
             pass
         self.cpu_seconds += process_time() - cpu
-        found = [lane.digest(start, self._histogram.add) for lane in self._lanes]
-        self.ios += sum(ios for ios, _ in found)
-        self.seconds += (max(ended for _, ended in found) - start) / 1e9
+        self.seconds += (max(lane.ended or self._start for lane in self._lanes) - self._start) / 1e9
+
+    def digest(self) -> None:
+        """The times of the last run."""
+        self.ios += sum(lane.digest(self._start, self._histogram.add) for lane in self._lanes)
 
 
-def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResult:
-    """Run `case` on `disk` for `seconds`. `seed` chooses the order of random I/O; the data of writes does not compress.
-
-    Raises what Disk.batch and Batch.exchange raise: DiskError for an I/O that failed, DeviceError, UsageError.
-    """
+def noted_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> Callable[[], LoadResult]:
+    """As run_load(), but for what is to do when the I/O is over: the function returned does that, and takes as long again."""
     sectors = sectors_of(disk.size, case, seed)
     before = disk.stats()
     with ExitStack() as stack:
@@ -174,8 +179,23 @@ def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResul
                 for slot in range(batch.depth):
                     batch.buffer(slot)[:] = data
         loop = _Loop(batches, case, sectors)
+        loop.run(min(seconds, _STRETCH))
         while (left := seconds - loop.seconds) > 0:
+            loop.digest()
             loop.run(min(left, _STRETCH))
     grown = {name: value - getattr(before, name) for name, value in asdict(disk.stats()).items()}
-    return LoadResult(loop.ios, loop.ios * case.block, loop.seconds, loop.percentile_us(50), loop.percentile_us(99),
-                      loop.cpu_seconds, grown)
+
+    def result() -> LoadResult:
+        loop.digest()
+        return LoadResult(loop.ios, loop.ios * case.block, loop.seconds, loop.percentile_us(50), loop.percentile_us(99),
+                          loop.cpu_seconds, grown)
+
+    return result
+
+
+def run_load(disk: Disk, case: Case, seconds: float, seed: int = 1) -> LoadResult:
+    """Run `case` on `disk` for `seconds`. `seed` chooses the order of random I/O; the data of writes does not compress.
+
+    Raises what Disk.batch and Batch.exchange raise: DiskError for an I/O that failed, DeviceError, UsageError.
+    """
+    return noted_load(disk, case, seconds, seed)()

@@ -31,7 +31,7 @@ from xenpv.hypervisors import open_domain
 from xenpv_frontend.disk import Disk
 
 from .cases import Case
-from .load import run_load, sectors_of
+from .load import noted_load, sectors_of
 
 PATIENCE = 2.0
 """Seconds for a backend to answer at the end: one that has died must not keep us."""
@@ -137,7 +137,10 @@ def _disk(uri: str, settings: dict[str, Any], requests: Iterator[dict[str, Any]]
                 answer({})
                 begin = float(next(requests)["at"])
                 select.select([], [], [], max(0.0, begin - time.monotonic()))
-                answer({"result": asdict(run_load(disk, case, request["seconds"], request["seed"]))})
+                result = noted_load(disk, case, request["seconds"], request["seed"])
+                answer({})
+                next(requests)  # the others have ended, too
+                answer({"result": asdict(result())})
         except XenpvError as error:
             answer({"error": f"{settings['vdev']} of {uri}: {error}"})
 
@@ -168,6 +171,10 @@ class Loads:
         begin = time.monotonic() + _GATHER_SECONDS
         for worker in workers:
             worker.ask({"at": begin})
+        for worker in workers:
+            worker.answer()
+        for worker in workers:
+            worker.ask({"tell": True})
         return {"results": [worker.answer()["result"] for worker in workers]}
 
     def close(self) -> None:

@@ -75,6 +75,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:
 def run(batch: Batch, seconds: float, *more: Batch) -> load._Loop:
     loop = load._Loop([batch, *more], RANDOM, load.sectors_of(1 << 20, RANDOM, 1))  # type: ignore[list-item]
     loop.run(seconds)
+    loop.digest()
     return loop
 
 
@@ -89,6 +90,7 @@ def test_a_mix_has_its_share_of_reads_whatever_a_turn_brings(monkeypatch: pytest
     case = Case("mix", 4096, 3, reads=70)
     loop = load._Loop([batch], case, load.sectors_of(1 << 20, case, 1))  # type: ignore[list-item]
     loop.run(1000e-6)
+    loop.digest()
     assert batch.count[Op.READ] == pytest.approx(0.7 * loop.ios, abs=1)
     assert batch.count[Op.READ] + batch.count[Op.WRITE] == loop.ios > 1000
 
