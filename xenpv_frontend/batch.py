@@ -26,7 +26,6 @@ from .books import Books
 from .buffers import SHARE_PAGES, let_go, pages_of
 from .disk import failed
 from .pieces import NONE, Moved
-from .queue import IO_BYTES, IoArray
 from .reaper import Reaper
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ class Batch(Closing):
             raise UsageError(f"a batch has at least one slot, not {depth}")
         self.depth = depth
         self.block = block
-        self.done = IoArray(depth)
-        """What the last exchange brought, from the start: `cookie_low` is the slot."""
         self.count = 0
         """How many the last exchange brought."""
         self._disk = disk
@@ -67,6 +64,8 @@ class Batch(Closing):
         with self._reaper.lock:  # from join() on it is asked what is in flight
             self._number = self._reaper.join(self)
             self._books = Books(self._number, block, [run.first for run in self._runs])
+        self.done = self._books.done
+        """What the last exchange brought, from the start: `cookie_low` is the slot."""
         self._closed = False
 
     def close(self) -> None:
@@ -98,12 +97,12 @@ class Batch(Closing):
     @property
     def free(self) -> int:
         """Slots that may be submitted now."""
-        return self._books.free
+        return int(self._books.batch.free)
 
     @property
     def in_flight(self) -> int:
         """I/Os submitted and not yet brought by an exchange."""
-        return self._books.in_flight
+        return self.depth - int(self._books.batch.free)
 
     @property
     def slots(self) -> memoryview:
@@ -140,36 +139,24 @@ class Batch(Closing):
         if self._closed:
             raise ClosedError("the batch is closed")
         if count:
-            if count > self.free:
-                raise UsageError(f"{count} I/Os were submitted, and {self.free} slots are free")
-            if op != self._op:
-                self._set_op(op)
-            try:
-                self._books.sectors[:count] = sectors
-            except (TypeError, ValueError):
-                raise UsageError("sectors are 64-bit unsigned numbers: want array('Q') or a view of one") from None
-            if self._own and op == Op.WRITE:
-                for slot in self.next_slots(count):
-                    self._runs[slot].view[:] = self._own[slot]
+            self._prepare(op, sectors, count)
         deadline = None if timeout is None else monotonic() + timeout
         left = timeout
         self.count = 0
+        want = min(at_least, self.in_flight + count)
         while True:
             lead, reaper = False, self._reaper
             try:
                 queue, lead = reaper.lead(self, count)
-                want = min(at_least, self.in_flight)
                 if lead:
-                    n = reaper.exchange(queue, self._books.ios, count, self.done, at_least=max(0, want - len(self._arrived)),
-                                        timeout=left)
-                    if n:
-                        if n >= want and not self._arrived:
-                            errors = self._books.done(self.done, n)
-                            if errors >= 0:
-                                return self._checked(n, errors)
-                        reaper.route(self.done, n)
+                    n = reaper.exchange_batch(queue, self._books, self._op, count, self.count,
+                                              at_least=max(0, want - self.count - len(self._arrived)), timeout=left)
+                    if n and self._books.batch.strange:
+                        reaper.route(self.done, n, self.count)
+                    else:
+                        self.count += n
                 elif count:
-                    reaper.turn(queue, self._books.ios, count, NONE)
+                    reaper.turn(queue, self._books.submitted, count, NONE)
             except Moved:
                 continue
             except XenpvError:
@@ -182,12 +169,16 @@ class Batch(Closing):
                     reaper.led = False
                     reaper.tell()
             count = 0
+            if self._arrived:
+                self._collect()
+            if self.count >= want:
+                return self._checked()
             if deadline is not None:
                 left = max(0.0, deadline - monotonic())
-            if len(self._arrived) >= want or left == 0:
-                return self._collect()
+                if not left:
+                    return self._checked()
             try:
-                reaper.follow(lambda: len(self._arrived) >= want, left)
+                reaper.follow(lambda: len(self._arrived) > 0, left)
             except Moved:
                 continue
 
@@ -210,31 +201,39 @@ class Batch(Closing):
     def moved(self, reaper: Reaper) -> None:
         self._reaper = reaper
 
-    def _set_op(self, op: int) -> None:
-        if op not in (Op.READ, Op.WRITE, Op.DISCARD):
-            raise UsageError(f"a batch reads, writes or discards; {op} is something else")
-        if op != Op.READ:
-            self._disk.check_writable()
-        self._op = op
+    def _prepare(self, op: int, sectors: array[int] | memoryview, count: int) -> None:
+        """What is submitted next."""
+        if count > self.free:
+            raise UsageError(f"{count} I/Os were submitted, and {self.free} slots are free")
+        if op != self._op:
+            if op not in (Op.READ, Op.WRITE, Op.DISCARD):
+                raise UsageError(f"a batch reads, writes or discards; {op} is something else")
+            if op != Op.READ:
+                self._disk.check_writable()
+            self._op = op
+        try:
+            self._books.sectors[:count] = sectors
+        except (TypeError, ValueError):
+            raise UsageError("sectors are 64-bit unsigned numbers: want array('Q') or a view of one") from None
+        if self._own and op == Op.WRITE:
+            for slot in self.next_slots(count):
+                self._runs[slot].view[:] = self._own[slot]
 
-    def _collect(self) -> int:
-        """What others took for us, as if an exchange had brought it."""
+    def _collect(self) -> None:
+        """What others took for us, as if the exchange had brought it."""
         with self._reaper.lock:
             records = b"".join(self._arrived)
             self._arrived.clear()
-            self.done.raw[:len(records)] = records
-            count = len(records) // IO_BYTES
-            errors = self._books.done(self.done, count)
-        return self._checked(count, errors)
+        self.count += self._books.bring(self.count, records)
 
-    def _checked(self, count: int, errors: int) -> int:
-        self.count = count
+    def _checked(self) -> int:
+        count = self.count
         if self._own:
             for index in range(count):
                 if self.done.op[index] == Op.READ:
                     slot = self.done.cookie_low[index]
                     self._own[slot][:] = self._runs[slot].view
-        if errors:
+        if self._books.batch.failed and count:
             self._raise_first(count)
         return count
 

@@ -17,43 +17,39 @@ class Books:
 
     def __init__(self, owner: int, block: int, pages: Sequence[int]) -> None:
         depth = len(pages)
-        self.ios = IoArray(depth)
-        """What submit() has put into the books: for Queue.exchange()."""
-        self._sectors = ffi.new("uint64_t[]", depth)
-        self.sectors = memoryview(ffi.buffer(self._sectors)).cast("B").cast("Q")
-        """Where the I/Os of the next submit() go."""
-        self._memory = ffi.new("struct xenpv_batch_slot[]", depth), ffi.new("uint32_t[]", depth)
-        self._batch: Any = ffi.new("struct xenpv_batch *")
-        lib.xenpv_batch_init(self._batch, depth, owner, block, list(pages), *self._memory)
-
-    @property
-    def free(self) -> int:
-        """Slots without an I/O in flight."""
-        return int(self._batch.free)
-
-    @property
-    def in_flight(self) -> int:
-        """The others."""
-        return int(self._batch.depth - self._batch.free)
+        self.submitted = IoArray(depth)
+        """What was submitted last."""
+        self.done = IoArray(depth)
+        """What an exchange brings."""
+        sectors = ffi.new("uint64_t[]", depth)
+        self.sectors = memoryview(ffi.buffer(sectors)).cast("B").cast("Q")
+        """Where the I/Os that are submitted next go."""
+        self._memory = sectors, ffi.new("struct xenpv_batch_slot[]", depth), ffi.new("uint32_t[]", depth)
+        self.batch: Any = ffi.new("struct xenpv_batch *", {
+            "depth": depth, "owner": owner, "sectors": sectors, "slots": self._memory[1], "order": self._memory[2],
+            "submitted": self.submitted.records, "done": self.done.records})
+        """For Queue.exchange_batch(), with its fields `free`, `failed` and `strange`: see core/api.h."""
+        lib.xenpv_batch_init(self.batch, block, list(pages))
 
     def next_slots(self, count: int) -> list[int]:
-        """The slots of the next `count` I/Os, at most `free`: in the order in which they were done."""
+        """The slots of the next `count` I/Os, at most as many as are free: in the order in which they were done."""
         slots = ffi.new("uint32_t[]", count)
-        lib.xenpv_batch_next(self._batch, slots, count)
+        lib.xenpv_batch_next(self.batch, slots, count)
         return list(slots)
 
     def submit(self, op: int, count: int) -> None:
-        """`count` I/Os, at most `free`, are in flight from now on."""
-        lib.xenpv_batch_submit(self._batch, op, self._sectors, self.ios.records, count)
+        """`count` I/Os, at most as many as slots are free, are in flight from now on."""
+        lib.xenpv_batch_submit(self.batch, op, count)
 
-    def done(self, ios: IoArray, count: int) -> int:
-        """The slots of the first `count` of `ios` are free: how many of them failed. -1: one is another owner's, and nothing
-        has changed.
-        """
-        return int(lib.xenpv_batch_done(self._batch, ios.records, count))
+    def bring(self, at: int, records: bytes) -> int:
+        """`records` were done, and stand in `done` from `at`. How many they are."""
+        count = len(records) // IO_BYTES
+        self.done.raw[at * IO_BYTES:at * IO_BYTES + len(records)] = records
+        lib.xenpv_batch_done(self.batch, at, count)
+        return count
 
     def unanswered(self) -> list[bytes]:
         """The records of what is in flight, as they were submitted."""
-        ios = IoArray(self._batch.depth)
-        count = lib.xenpv_batch_unanswered(self._batch, ios.records)
+        ios = IoArray(self.batch.depth)
+        count = lib.xenpv_batch_unanswered(self.batch, ios.records)
         return [bytes(ios.raw[at:at + IO_BYTES]) for at in range(0, count * IO_BYTES, IO_BYTES)]

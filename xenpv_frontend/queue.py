@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from xenpv.closing import Closing
 from xenpv.core import ffi, lib
@@ -73,6 +73,17 @@ class IoArray:
 
     def __len__(self) -> int:
         return self._length
+
+
+def _raise(error: int, what: str) -> NoReturn:
+    """The exception for an `error` of an exchange, in which `what` was to be submitted."""
+    if error == -errno.EINTR:
+        raise InterruptedError
+    if error == -errno.EINVAL:
+        raise LocalProtocolError(f"{what} cannot be: its operation, length or page is impossible")
+    if error == -errno.ENOBUFS:
+        raise LocalProtocolError(f"{what} is more than the queue was made for")
+    raise RemoteProtocolError("the backend broke the ring's rules: the disk is disconnected")
 
 
 class Queue(Closing):
@@ -161,13 +172,25 @@ class Queue(Closing):
                     self._sleep_again()
         else:
             accepted, n = self._go_in(lambda: self._turn(submit, first, count, done, 0, wait))
-        if n >= 0:
-            return accepted, n
-        if n == -errno.EINTR:
-            raise InterruptedError
-        if n == -errno.EINVAL:
-            raise LocalProtocolError(f"I/O {first + accepted} cannot be: its operation, length or page is impossible")
-        raise RemoteProtocolError("the backend broke the ring's rules: the disk is disconnected")
+        if n < 0:
+            _raise(n, f"I/O {first + accepted}")
+        return accepted, n
+
+    def exchange_batch(self, batch: Any, op: int, count: int, at: int, *, at_least: int, timeout: float | None) -> int:
+        """The same for `count` I/Os of `batch` (Books.batch), whose books are kept: how many stand in its `done` from `at`.
+        For the one thread that waits here. Raises LocalProtocolError also when not all were accepted.
+        """
+        wait = -1 if timeout is None else max(0, int(timeout * 1e9))
+        with self._lock:
+            if self._front is None:
+                raise ClosedError("the queue is closed")
+            n = int(lib.xenpv_batch_exchange(batch, self._front, op, count, at, 0 if self._wanting else at_least, wait,
+                                             self._wake_fd))
+            if n < at_least:
+                self._sleep_again()
+        if n < 0:
+            _raise(n, f"one of {count} I/Os")
+        return n
 
     def _turn(self, submit: IoArray, first: int, count: int, done: IoArray, at_least: int, wait: int) -> tuple[int, int]:
         if self._front is None:

@@ -5,6 +5,8 @@ RULES
   wait for it. A leader that has its own hands the lead on.
 - Who sets `led` to True is inside a `try` whose `finally` sets it to False, in its first statement, and then calls
   tell(): the exception of a signal's handler comes between calls, and nothing may be led for ever by nobody.
+- `led` is set to False without the lock. So who sets it to True reads it in the same statement, in which no other thread
+  runs (CPython changes threads at calls and at jumps back).
 - Whoever submits while another leads does not wait in the core; the queue interrupts the leader for it.
 - Pages are given back only when no I/O on them is in flight: an I/O whose waiter went away is kept until it is done.
 - A queue may be taken away and another put in its place: what was not answered is submitted there again.
@@ -21,6 +23,7 @@ from time import monotonic
 from xenpv.errors import ClosedError, DeviceError, LocalProtocolError, RemoteProtocolError, XenpvError
 from xenpv.latency import DiskLatency
 
+from .books import Books
 from .buffers import Pool, Run
 from .pieces import CONTROL_IOS, NONE, Moved, Owner, Piece
 from .queue import IO_BYTES, IoArray, Queue, Sample
@@ -138,8 +141,7 @@ class Reaper(MayFail):
                 queue = self._queue
                 if queue is None or self._failure is not None:
                     return False
-                lead = not self.led
-                self.led = True
+                lead, self.led = not self.led, True
                 if not lead:
                     self._wait(min(left, 0.05))
             if lead:
@@ -324,7 +326,7 @@ class Reaper(MayFail):
     def lead(self, owner: Owner, count: int) -> tuple[Queue, bool]:
         """The queue for `owner` to submit `count` I/Os to, and whether it leads now: then it ends that as RULES say.
 
-        In the same moment they enter the owner's books. Raises the failure.
+        Who does not lead has them in its books from this moment on, who does when it submits them. Raises the failure.
         """
         lead = False
         try:
@@ -332,9 +334,9 @@ class Reaper(MayFail):
                 queue = self._queue
                 if queue is None or self._paused or self._failure is not None:
                     queue = self._usable()
-                if count:
-                    owner.submitting(count)
                 lead, self.led = not self.led, True
+                if count and not lead:
+                    owner.submitting(count)
             return queue, lead
         except BaseException:
             if lead:
@@ -386,8 +388,7 @@ class Reaper(MayFail):
         except (InterruptedError, ClosedError):
             return 0  # submitted; or in the books, from which the next queue takes it
         except RemoteProtocolError as error:
-            self.fail(error)
-            self.on_broken()
+            self._broken(error)
             raise
         if accepted != count:
             excess = LocalProtocolError(f"the queue took {accepted} of {count} I/Os, fewer than it was made for")
@@ -395,13 +396,34 @@ class Reaper(MayFail):
             raise excess
         return n
 
-    def route(self, done: IoArray, count: int) -> None:
-        """Give the first `count` records of `done` to those whom they belong to."""
+    def exchange_batch(self, queue: Queue, books: Books, op: int, count: int, at: int, *, at_least: int,
+                       timeout: float | None) -> int:
+        """The same for a leader's batch, whose books are kept on the way."""
+        try:
+            return queue.exchange_batch(books.batch, op, count, at, at_least=at_least, timeout=timeout)
+        except InterruptedError:
+            return 0
+        except ClosedError:
+            books.submit(op, count)
+            return 0
+        except RemoteProtocolError as error:
+            self._broken(error)
+            raise
+        except LocalProtocolError as error:
+            self.fail(error)
+            raise
+
+    def _broken(self, error: RemoteProtocolError) -> None:
+        self.fail(error)
+        self.on_broken()
+
+    def route(self, done: IoArray, count: int, at: int = 0) -> None:
+        """Give `count` records of `done` from `at` to those whom they belong to."""
         if not count:
             return
         finished: list[Piece] = []
         with self.lock:
-            for index in range(count):
+            for index in range(at, at + count):
                 number = done.cookie_high[index]
                 if number:
                     owner = self._owners.get(number)

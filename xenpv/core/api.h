@@ -362,25 +362,34 @@ struct xenpv_batch_slot {
     struct xenpv_io io;         /* as it was submitted last */
     uint64_t turn;              /* of all that were submitted, from 1; 0: the slot is free */
 };
-/* The memory is the caller's; one thread at a time. */
+/* The memory is the caller's, and so are the first fields until xenpv_batch_init. One thread at a time. */
 struct xenpv_batch {
-    uint32_t depth, free;       /* slots, and how many of them are free */
+    uint32_t depth;             /* slots */
     uint32_t owner;             /* the high half of each cookie; the low half is the slot */
+    struct xenpv_batch_slot *slots; /* `depth`, as of all that follow */
+    uint32_t *order;
+    uint64_t *sectors;          /* in: where the next I/Os go */
+    struct xenpv_io *submitted; /* out: their records */
+    struct xenpv_io *done;      /* in or out: what an exchange has brought so far */
+    uint32_t free;              /* slots */
     uint32_t head;              /* of `order` */
     uint64_t turn;              /* the last one */
-    struct xenpv_batch_slot *slots; /* `depth` */
-    uint32_t *order;            /* `depth` */
+    uint32_t failed;            /* of what the exchange has brought */
+    uint32_t strange;           /* 1: the last call's part of it has I/Os of other owners, and is not accounted for */
 };
 
 /* An I/O has `block` bytes from `pages[slot]` of the pool. */
-void xenpv_batch_init(struct xenpv_batch *batch, uint32_t depth, uint32_t owner, uint32_t block, const uint32_t *pages,
-                      struct xenpv_batch_slot *slots, uint32_t *order);
+void xenpv_batch_init(struct xenpv_batch *batch, uint32_t block, const uint32_t *pages);
 /* The slots that the next I/Os go to: free ones, in the order in which they were done. As in submit, at most `free`. */
 void xenpv_batch_next(const struct xenpv_batch *batch, uint32_t *slots, uint32_t count);
-/* They are in flight from now on, each with its sector: their records are in `ios`, for xenpv_front_exchange. */
-void xenpv_batch_submit(struct xenpv_batch *batch, uint32_t op, const uint64_t *sectors, struct xenpv_io *ios, uint32_t count);
-/* The slots of what is done are free: how many of `ios` failed. -1: one of them is not this batch's, and nothing has changed. */
-int xenpv_batch_done(struct xenpv_batch *batch, const struct xenpv_io *ios, uint32_t count);
+/* They are in flight from now on. */
+void xenpv_batch_submit(struct xenpv_batch *batch, uint32_t op, uint32_t count);
+/* The slots of the `count` I/Os from `done[at]` are free; `at` 0 begins an exchange. Sets `failed` and `strange`. */
+void xenpv_batch_done(struct xenpv_batch *batch, uint32_t at, uint32_t count);
+/* Both, with xenpv_front_exchange in between: how many stand in `done` from `at`, or its error, with what was submitted in
+ * flight; -ENOBUFS: `front` took fewer than `count`. */
+int xenpv_batch_exchange(struct xenpv_batch *batch, struct xenpv_front *front, uint32_t op, uint32_t count, uint32_t at,
+                         uint32_t min_done, int64_t timeout_ns, int wake_fd);
 /* What is in flight, in the order in which it was submitted; how many. `ios` has room for `depth`. */
 uint32_t xenpv_batch_unanswered(const struct xenpv_batch *batch, struct xenpv_io *ios);
 
