@@ -59,7 +59,7 @@ class Batch(Closing):
             run.view = run.view[:block]
         # A backend that is not trusted may write to a page at any time: the caller's are others.
         self._own = [] if disk.trusted else [memoryview(bytearray(block)) for _ in self._runs]
-        self._op = -1
+        self._op: int = Op.READ
         self._arrived: list[bytes] = []
         with self._reaper.lock:  # from join() on it is asked what is in flight
             self._number = self._reaper.join(self)
@@ -224,7 +224,7 @@ class Batch(Closing):
         with self._reaper.lock:
             records = b"".join(self._arrived)
             self._arrived.clear()
-        self.count += self._books.bring(self.count, records)
+            self.count += self._books.bring(self.count, records)
 
     def _checked(self) -> int:
         count = self.count

@@ -78,6 +78,33 @@ def test_batches_that_cannot_be(open_disk: Open, depth: int, block: int) -> None
     assert disk.reaper.the_pool().free == 256
 
 
+def test_nothing_at_all_brings_nothing(open_disk: Open) -> None:
+    with open_disk().batch(4) as batch:
+        assert batch.exchange(Op.READ, NOTHING, at_least=1) == 0 and batch.free == 4
+
+
+def test_what_comes_in_parts_is_told_together(backend: FakeBackend, open_disk: Open) -> None:
+    """The first of three is failed before the others are done, and still said to have failed with them."""
+    def answer(request: Request, response: Response) -> Response | None:
+        return Response(response.id, response.operation, Status.ERROR) if request.sector_number == 16 else None
+
+    def interrupt_and_release() -> None:
+        backend.wait_requests(3)
+        for _ in range(10):
+            disk.stats()  # whoever waits in the core comes out for it, with what there is
+        backend.release()
+
+    backend.answer = answer
+    disk = open_disk()
+    with disk.batch(4, 512) as batch:
+        later = threading.Thread(target=interrupt_and_release)
+        later.start()
+        with pytest.raises(DiskError, match="read of 512 bytes at 8192"):
+            batch.exchange(Op.READ, array("Q", [16, 17, 18]), at_least=3)
+        later.join()
+        assert sorted(batch.sectors) == [16, 17, 18] and batch.free == 4
+
+
 def test_only_operations_with_a_range(open_disk: Open) -> None:
     with open_disk().batch(4) as batch, pytest.raises(UsageError):
         batch.exchange(Op.FLUSH_DISKCACHE, array("Q", [0]))
