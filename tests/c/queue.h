@@ -126,6 +126,8 @@ int disk_open(uint64_t sectors, int memory, uint8_t **model);
 /* What answers the core's plain reads of one piece (pread, by ld's --wrap) while it is not NULL, and the system's. */
 extern ssize_t (*disk_read)(int fd, void *to, size_t bytes, off_t offset);
 ssize_t __real_pread(int fd, void *to, size_t bytes, off_t offset);
+/* The same of the core's ioctl() with a range of bytes: 0, or -1 and errno. */
+extern int (*disk_ioctl)(unsigned long number, const uint64_t range[2]);
 void disk_check(int fd, uint8_t *model, uint64_t sectors);
 
 #endif

@@ -39,9 +39,9 @@ for source in "$core"/*.c "$here"/*.c; do
 done | xargs -n 2 -P "$(nproc 2>/dev/null || echo 2)" sh -c '
     cc=$1 flags=$2
     exec $cc $flags -c -o "$4" "$3"' sh "$cc" "$flags"
-# test_engines.c answers system calls like another kernel would, measured.c has a clock that tests move, serve.c storage that hangs
-# or takes its time.
+# test_engines.c answers system calls like another kernel would, measured.c has a clock that tests move, serve.c storage that hangs,
+# takes its time, or is a device.
 # shellcheck disable=SC2086
-$cc $flags -Wl,--wrap=syscall -Wl,--wrap=clock_gettime -Wl,--wrap=pread -o "$build/tests" "$build"/*.o
+$cc $flags -Wl,--wrap=syscall -Wl,--wrap=clock_gettime -Wl,--wrap=pread -Wl,--wrap=ioctl -o "$build/tests" "$build"/*.o
 export ASAN_OPTIONS="${ASAN_OPTIONS:-}" TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1}"
 "$build/tests" "$@"

@@ -174,6 +174,16 @@ ssize_t __wrap_pread(int fd, void *to, size_t bytes, off_t offset)
     return disk_read ? disk_read(fd, to, bytes, offset) : __real_pread(fd, to, bytes, offset);
 }
 
+int (*disk_ioctl)(unsigned long number, const uint64_t range[2]);
+
+int __real_ioctl(int fd, unsigned long number, void *argument);
+int __wrap_ioctl(int fd, unsigned long number, void *argument);
+
+int __wrap_ioctl(int fd, unsigned long number, void *argument)
+{
+    return disk_ioctl ? disk_ioctl(number, argument) : __real_ioctl(fd, number, argument);
+}
+
 int disk_open(uint64_t sectors, int memory, uint8_t **model)
 {
     const char *directory = getenv("TMPDIR");

@@ -2,6 +2,7 @@
  * wake-up is lost (zero rescues), in every engine, mode and ABI. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -207,6 +208,50 @@ static void discards(int engine)
     queue_close(&queue);
     disk_check(fd, model, SECTORS);
 }
+
+static unsigned long ioctl_number;
+static uint64_t ioctl_range[2];
+static int ioctl_error;
+
+static int answer_ioctl(unsigned long number, const uint64_t range[2])
+{
+    ioctl_number = number;
+    memcpy(ioctl_range, range, sizeof ioctl_range);
+    errno = ioctl_error;
+    return ioctl_error ? -1 : 0;
+}
+
+/* A block device without "write zeroes" refuses to punch holes, and may discard all the same. So does any file of /proc. */
+static void discards_without_zeroes(int engine)
+{
+    static struct queue queue, *queues[] = { &queue };
+    struct queue_options o = { .inline_io = engine == INLINE };
+    struct server server;
+    int fd = open("/proc/self/comm", O_RDWR);
+
+    CHECK(fd >= 0);
+    disk_ioctl = answer_ioctl;
+    queue_open(&queue, &o);
+    queue_front(&queue);
+    queue_back(&queue, fd, SECTORS, 0);
+    server_start(&server, engine == INLINE ? XENPV_ENGINE_AUTO : engine, queues, 1);
+    ioctl_error = 0;
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, 24, 8192, 0), XENPV_RSP_OKAY);
+    CHECK_EQ(ioctl_number, BLKDISCARD);
+    CHECK_EQ(ioctl_range[0], 24 * XENPV_SECTOR);
+    CHECK_EQ(ioctl_range[1], 8192);
+    ioctl_error = ENOTTY; /* no block device */
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, 24, 8192, 0), XENPV_RSP_EOPNOTSUPP);
+    ioctl_error = EIO;
+    CHECK_EQ(queue_io(&queue, XENPV_OP_DISCARD, 24, 8192, 0), XENPV_RSP_ERROR);
+    server_stop(&server);
+    queue_close(&queue);
+    close(fd);
+}
+
+TEST(inline_discards_without_zeroes) { discards_without_zeroes(INLINE); }
+TEST(uring_discards_without_zeroes) { discards_without_zeroes(XENPV_ENGINE_URING); }
+TEST(threads_discard_without_zeroes) { discards_without_zeroes(XENPV_ENGINE_THREADS); }
 
 TEST(inline_discards) { discards(INLINE); }
 TEST(uring_discards) { discards(XENPV_ENGINE_URING); }

@@ -83,6 +83,7 @@ class CrashingDisk(AsyncStorage):
         self.platter = platter
         self.broken: frozenset[int] | bool = False
         self.absent = False
+        self.discard_zeroes = True
         self.story: list[tuple[int, int]] = []
 
     def open(self) -> CrashingDisk:
@@ -92,7 +93,8 @@ class CrashingDisk(AsyncStorage):
 
     @property
     def facts(self) -> StorageFacts:
-        return StorageFacts(len(self.platter.now) // SECTOR, False, discard=True, discard_granularity=SECTOR)
+        return StorageFacts(len(self.platter.now) // SECTOR, False, discard=True, discard_granularity=SECTOR,
+                            discard_zeroes=self.discard_zeroes)
 
     def submit(self, requests: Sequence[StorageRequest], done: Done) -> None:
         for request in requests:

@@ -140,6 +140,8 @@ static uint32_t uring_reap(struct xenpv_engine *engine, struct xenpv_slot **done
         } else if (slot->segments && !slot->written && result >= 0 && (uint64_t)result < slot->bytes) {
             /* A short read or write is rare; what is left is done at once. */
             result = result == 0 ? -EIO : xenpv_io_rest(slot, (uint64_t)result);
+        } else if (slot->op == XENPV_OP_DISCARD && result == -EOPNOTSUPP) {
+            result = xenpv_io_now(slot); /* which knows another way; io_uring has it from Linux 6.12 on */
         }
         if (slot->flush_after && !slot->written && result >= 0) {
             slot->written = 1;

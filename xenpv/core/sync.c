@@ -50,19 +50,30 @@ static int data_now(const struct xenpv_slot *slot)
     return n < 0 && errno != EINTR ? -errno : xenpv_io_rest(slot, n > 0 ? (uint64_t)n : 0);
 }
 
-int xenpv_io_now(const struct xenpv_slot *slot)
+static int discard_now(const struct xenpv_slot *slot)
 {
     int fd = slot->back->config.fd;
-    off_t offset = (off_t)(slot->sector * XENPV_SECTOR);
-    int error;
+    uint64_t range[2] = { slot->sector * XENPV_SECTOR, slot->bytes };
 
-    if (slot->secure) {
-        uint64_t range[2] = { slot->sector * XENPV_SECTOR, slot->bytes };
+    if (slot->secure)
         return ioctl(fd, BLKSECDISCARD, range) ? -errno : 0;
-    }
+    /* Block devices take this too, as a discard that reads back as zero. */
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range[0], (off_t)range[1]) == 0)
+        return 0;
+    /* Those that cannot promise the zeroes may still discard: blkif asks for no more. A file says that it is none (ENOTTY). */
+    if (errno != EOPNOTSUPP)
+        return -errno;
+    if (ioctl(fd, BLKDISCARD, range) == 0)
+        return 0;
+    return errno == ENOTTY ? -EOPNOTSUPP : -errno;
+}
+
+int xenpv_io_now(const struct xenpv_slot *slot)
+{
+    int fd = slot->back->config.fd, error;
+
     if (slot->op == XENPV_OP_DISCARD)
-        /* Block devices take this too, as a discard that reads back as zero. */
-        return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)slot->bytes) ? -errno : 0;
+        return discard_now(slot);
     if ((slot->op == XENPV_OP_FLUSH || slot->flush_first) && fdatasync(fd) != 0)
         return -errno;
     if (slot->op == XENPV_OP_FLUSH)

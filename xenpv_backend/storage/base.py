@@ -36,11 +36,13 @@ class StorageFacts:
     flush: bool = True
     """A flush makes what was written before it durable."""
     discard: bool = False
-    """A range can be given back, and reads as zero from then on."""
+    """A range can be given back."""
     discard_granularity: int = 0
     discard_alignment: int = 0
     discard_secure: bool = False
     """A discard can leave no copy of the data."""
+    discard_zeroes: bool = True
+    """What was given back reads as zero from then on, always."""
 
     @property
     def size(self) -> int:
@@ -57,6 +59,8 @@ class StorageRequest(Protocol):
     data: memoryview | None
     flush_first: bool
     status: int
+    secure: bool
+    """A discard that leaves no copy of the data: sent where the facts have `discard_secure`."""
 
 
 class Storage(Closable, Protocol):
@@ -144,3 +148,4 @@ class SubRequest:
     data: memoryview | None = None
     flush_first: bool = False
     status: int = Status.ERROR
+    secure: bool = False

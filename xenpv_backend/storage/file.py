@@ -50,7 +50,8 @@ class FileStorage(Closing):
                 self._sectors(sector_size), readonly, sector_size, physical or self._file_block(),
                 flush=has_flush(mode), discard=granularity > 0, discard_granularity=granularity, discard_alignment=alignment,
                 discard_secure=(granularity > 0 and self._is_device
-                                and kernel.device_can_discard_securely(self._fd)))
+                                and kernel.device_can_discard_securely(self._fd)),
+                discard_zeroes=not self._is_device or self._limit("write_zeroes_max_bytes") > 0)
             if not self._facts.sectors:
                 raise StorageError(f"{path} is empty: give it a size, say `truncate -s 1G {path}`")
         except OSError as error:
@@ -128,11 +129,12 @@ class FileStorage(Closing):
                     raise
                 return 0, 0
             return _PAGE, 0
-        # The core punches holes, and a device without "write zeroes" refuses them even where it can discard.
-        needed = ("discard_max_bytes", "write_zeroes_max_bytes")
-        if not all(kernel.device_limit(found.st_rdev, name) for name in needed):
+        if not self._limit("discard_max_bytes"):
             return 0, 0
-        return kernel.device_limit(found.st_rdev, "discard_granularity") or SECTOR, 0
+        return self._limit("discard_granularity") or SECTOR, 0
+
+    def _limit(self, name: str) -> int:
+        return kernel.device_limit(os.fstat(self._fd).st_rdev, name)
 
     @property
     def facts(self) -> StorageFacts:

@@ -148,7 +148,10 @@ class _ByDescriptor(Layer):
 
     @property
     def facts(self) -> StorageFacts:
-        return replace(self.below.facts, discard_secure=False)  # holes are punched here, and no more
+        facts = self.below.facts
+        if not facts.discard_zeroes:  # holes are punched here, and no more
+            return replace(facts, discard=False, discard_granularity=0, discard_alignment=0, discard_secure=False)
+        return replace(facts, discard_secure=False)
 
     def submit(self, requests: Sequence[StorageRequest], done: Done) -> None:
         for request in requests:

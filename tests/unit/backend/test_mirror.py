@@ -69,6 +69,13 @@ def test_a_write_is_on_every_leg() -> None:
     assert world.equal() and world.legs[2].platter.now[5 * 512:6 * 512] == b"x" * 512
 
 
+def test_legs_that_may_differ_after_a_discard_are_offered_none() -> None:
+    world = World()
+    assert world.mirror.facts.discard
+    world.legs[1].discard_zeroes = False
+    assert not world.open().facts.discard
+
+
 def test_the_bit_is_durable_before_any_leg_is_written() -> None:
     world = World()
     world.file.story.clear()

@@ -11,6 +11,7 @@ import pytest
 from xenpv.errors import ClosedError, StorageError
 from xenpv_backend.storage import CACHES, FileStorage, MemoryStorage, StorageBusyError, kernel, open_storage
 from xenpv_backend.storage.cache import mode_of
+from xenpv_backend.storage.layers import asynchronous
 
 
 @pytest.fixture
@@ -149,6 +150,36 @@ def test_direct_where_sectors_are_not_enough(image: Path, monkeypatch: pytest.Mo
         assert not fcntl.fcntl(storage.fileno(), fcntl.F_GETFL) & os.O_DIRECT
     with pytest.raises(StorageError, match="cannot be opened O_DIRECT"):
         FileStorage(str(image), readonly=False, cache="direct")
+
+
+@pytest.fixture
+def limits(image: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """`image` is a block device, whose queue says this of it."""
+    found = {"discard_max_bytes": 1 << 20, "write_zeroes_max_bytes": 1 << 20, "discard_granularity": 65536}
+    monkeypatch.setattr(kernel, "device_limit", lambda number, name: found[name])
+    monkeypatch.setattr(kernel, "device_sector_sizes", lambda fd: (512, 4096))
+    monkeypatch.setattr(kernel, "device_size", lambda fd: os.fstat(fd).st_size)
+    monkeypatch.setattr(kernel, "device_is_readonly", lambda fd: False)
+    monkeypatch.setattr(FileStorage, "_kind", lambda self: True)
+    return found
+
+
+def test_a_device_that_writes_zeroes_discards_to_zero(image: Path, limits: dict[str, int]) -> None:
+    with FileStorage(str(image), readonly=False) as storage:
+        assert (storage.facts.discard, storage.facts.discard_granularity, storage.facts.discard_zeroes) == (True, 65536, True)
+
+
+def test_a_device_that_does_not_discards_all_the_same(image: Path, limits: dict[str, int]) -> None:
+    limits["write_zeroes_max_bytes"] = 0
+    with FileStorage(str(image), readonly=False) as storage:
+        assert (storage.facts.discard, storage.facts.discard_granularity, storage.facts.discard_zeroes) == (True, 65536, False)
+        assert not asynchronous(storage).facts.discard  # what stands above it in Python punches holes
+
+
+def test_a_device_that_cannot_discard(image: Path, limits: dict[str, int]) -> None:
+    limits["discard_max_bytes"] = 0
+    with FileStorage(str(image), readonly=False) as storage:
+        assert not storage.facts.discard
 
 
 def test_read_only_descriptor(image: Path) -> None:

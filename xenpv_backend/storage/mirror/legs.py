@@ -48,7 +48,7 @@ class OpenedLeg:
             raise StorageError(f"{self.target} has {facts.size} bytes, and the mirror {size}")
         if facts.sector_size > sector_size:
             raise StorageError(f"{self.target} has sectors of {facts.sector_size} bytes, the disk of {sector_size}")
-        if discards and not facts.discard:
+        if discards and not (facts.discard and facts.discard_zeroes):
             raise StorageError(f"{self.target} cannot discard, and the disk offers it")
         if facts.readonly:
             raise StorageError(f"{self.target} is read-only")
@@ -85,7 +85,7 @@ class Change:
 def common_facts(legs: list[OpenedLeg], size: int, readonly: bool) -> StorageFacts:
     """What a disk on these legs is."""
     facts = [leg.storage.facts for leg in legs if leg.storage is not None]
-    discard = not readonly and all(each.discard for each in facts)
+    discard = not readonly and all(each.discard and each.discard_zeroes for each in facts)  # or the legs would differ
     sector = max(each.sector_size for each in facts)
     return StorageFacts(size // SECTOR, readonly, sector, max(sector, *(each.physical_sector_size for each in facts)),
                         flush=all(each.flush for each in facts), discard=discard,

@@ -121,7 +121,8 @@ class NbdStorage(AsyncStorage):
         physical = 4096 if preferred >= 4096 else block
         return StorageFacts(export.size // SECTOR, self._readonly, block, physical,
                             flush=export.flush and has_flush(self.options.cache), discard=discard,
-                            discard_granularity=max(block, 4096 if preferred > 4096 else preferred) if discard else 0)
+                            discard_granularity=max(block, 4096 if preferred > 4096 else preferred) if discard else 0,
+                            discard_zeroes=how != "trim")
 
     @property
     def facts(self) -> StorageFacts:
