@@ -114,8 +114,8 @@ def flush() -> SubRequest:
     return SubRequest(Op.FLUSH_DISKCACHE, 0, 0)
 
 
-def discard(sector: int, size: int) -> SubRequest:
-    return SubRequest(Op.DISCARD, sector, size)
+def discard(sector: int, size: int, secure: bool = False) -> SubRequest:
+    return SubRequest(Op.DISCARD, sector, size, secure=secure)
 
 
 def do(storage: AsyncStorage, *requests: SubRequest) -> list[int]:

@@ -126,6 +126,33 @@ is_drive /dev/xvdd || die "the drive is none"
 ! is_drive /dev/vda 2>/dev/null || die "dom0's own disk is a drive too"
 [ "$(sha256sum </dev/xvdd | cut -c1-64)" = "$(cat /tmp/xvdd.sha)" ] || die "dom0 read the drive wrong"
 xenpv block-detach 0 xvdd
+
+# No device here has a secure discard but a disk of our own storage in memory: dom0's blkfront makes a block device of it.
+say "secure discards: a stock blkfront's; of a block device below us; our frontend's, of xen-blkback"
+options 'max_ring_page_order = 0' 'max_queues = 1'
+secure() { until_true 20 grep -q "discard sector=$1 bytes=1048576 secure status=0" /tmp/secure.log || die "no secure discard: $2"; }
+xenpv block-attach --wait 30 0 vdev=xvdb,target=log,file=/tmp/secure.log:memory:8388608
+until_true 20 [ -b /dev/xvdb ]
+blkdiscard --secure -o 1048576 -l 1048576 /dev/xvdb
+secure 2048 "blkfront's"
+xenpv block-attach --wait 30 0 /dev/xvdb,,xvdc
+until_true 20 [ -b /dev/xvdc ]
+blkdiscard --secure -o 2097152 -l 1048576 /dev/xvdc
+secure 4096 "of the device below us"
+xenpv block-detach 0 xvdc
+xl block-attach 0 "script=$PWD/block_kernel.sh,vdev=xvdc,access=w,target=/dev/xvdb"
+until_true 20 [ -b /dev/xvdc ]
+python3 - <<'END'
+from xenpv.hypervisors import open_domain
+from xenpv_frontend.disk import Disk
+with open_domain("xen:") as domain, Disk.open(domain, "xvdc", take=True, timeout=60) as disk:
+    disk.discard(3 << 20, 1 << 20, secure=True)
+END
+secure 6144 "of xen-blkback's"
+xl block-detach 0 xvdc
+until_true 20 [ ! -b /dev/xvdc ]
+xenpv block-detach 0 xvdb
+rm -f /tmp/secure.log
 passed
 stop_backend
 # For those that come after as it was before; libxl takes an empty one away when it detaches a disk.

@@ -156,14 +156,16 @@ def test_what_is_delayed_is_let_go_once() -> None:
 # log
 
 def test_a_line_for_every_request(tmp_path: Path) -> None:
-    now = iter([0.0, 1.0, 1.25, 2.0, 2.5])
+    now = iter([0.0, 1.0, 1.25, 2.0, 2.5, 3.0, 3.125])
     log = Log(memory(), str(tmp_path / "log"), clock=lambda: next(now))
     do(log, write(8, bytes(1024), flush_first=True))
     do(log, flush())
+    do(log, discard(16, 512, secure=True))
     log.close()
     assert (tmp_path / "log").read_text().splitlines() == [
         "1.000000 write sector=8 bytes=1024 flush-first status=0 us=250000",
-        "2.000000 flush sector=0 bytes=0 status=0 us=500000"]
+        "2.000000 flush sector=0 bytes=0 status=0 us=500000",
+        "3.000000 discard sector=16 bytes=512 secure status=0 us=125000"]
 
 
 def test_a_log_that_cannot_be_written_costs_no_request() -> None:

@@ -57,7 +57,8 @@ class Log(Layer):
     def _write(self, request: StorageRequest, begun: float) -> None:
         now = self._clock()
         line = (f"{begun - self._began:.6f} {name_of(request.op)} sector={request.sector} bytes={request.bytes}"
-                f"{' flush-first' if request.flush_first else ''} status={request.status} us={(now - begun) * 1e6:.0f}")
+                f"{' flush-first' if request.flush_first else ''}{' secure' if request.secure else ''}"
+                f" status={request.status} us={(now - begun) * 1e6:.0f}")
         with self._lock:
             if self._file is None:
                 LOGGER.log(logging.INFO, "%s: %s", self.name, line)
