@@ -93,7 +93,7 @@ def check_discard(make: Make) -> None:
             return
         _do(storage, [Request(WRITE, 0, 3 * size, _buffer(b"d" * 3 * size))])
         _do(storage, [Request(DISCARD, size // _SECTOR, size, None)])
-        before, discarded, behind = (_read(storage, at * size, size) for at in range(3))
+        before, discarded, behind = (_read(storage, at * size // _SECTOR, size) for at in range(3))
         hold(before == behind == b"d" * size, "the neighbours of a discarded range stay")
         hold(discarded == bytes(size) or not storage.facts.discard_zeroes, "a discarded range reads as zero")
 
