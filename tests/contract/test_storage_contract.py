@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from xenpv.testing import ContractError
 from xenpv.testing import storage as contract
+from xenpv.wire.blkif import Op, Status
 from xenpv_backend.storage import FileStorage, MemoryStorage, open_storage
+from xenpv_backend.storage.base import StorageRequest
 from xenpv_backend.storage.mirror import create_mirror
 
 
@@ -44,6 +48,33 @@ def test_a_storage_that_forgets_is_caught() -> None:
 
     with pytest.raises(AssertionError):
         contract.check_storage(lambda readonly: Forgets(65536, readonly=readonly))
+
+
+class Careless(MemoryStorage):
+    """Does nothing for a discard, or too much; what is left reads as zero only if it says so."""
+
+    def __init__(self, zeroes: bool, more: int = 0) -> None:
+        super().__init__(131072)
+        self._facts = replace(self._facts, discard_zeroes=zeroes)
+        self._more = more
+
+    def handle(self, requests: Sequence[StorageRequest]) -> None:
+        for request in requests:
+            if request.op == Op.DISCARD and not self._more:
+                request.status = Status.OKAY
+                continue
+            request.bytes += self._more if request.op == Op.DISCARD else 0
+            super().handle([request])
+
+
+def test_discards_that_may_read_as_anything_are_content_with_that() -> None:
+    contract.check_discard(lambda readonly: Careless(False))
+
+
+@pytest.mark.parametrize("wrong", [Careless(True), Careless(False, 512)], ids=["kept", "the neighbour too"])
+def test_discards_that_are_wrong_are_found(wrong: Careless) -> None:
+    with pytest.raises(ContractError, match="discarded range"):
+        contract.check_discard(lambda readonly: wrong)
 
 
 FILTERS = ["throttle,iops=1000000:", "fault,delay=1us:", "fault,errors=0,torn=100%,ops=read:", "overlay:",
