@@ -140,7 +140,12 @@ until_true 20 [ -b /dev/xvdc ]
 blkdiscard --secure -o 2097152 -l 1048576 /dev/xvdc
 secure 4096 "of the device below us"
 xenpv block-detach 0 xvdc
+# libxl remembers each disk that dom0 ever had: with one of QEMU's among them it attaches no other before a QEMU runs.
+model=/local/domain/0/image/device-model-pid
+xenstore-exists ${model%/*} || unmodel=${model%/*}
+xenstore-write $model 1
 xl block-attach 0 "script=$PWD/block_kernel.sh,vdev=xvdc,access=w,target=/dev/xvdb"
+xenstore-rm "${unmodel:-$model}"
 until_true 20 [ -b /dev/xvdc ]
 python3 - <<'END'
 from xenpv.hypervisors import open_domain

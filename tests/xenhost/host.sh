@@ -46,6 +46,7 @@ ended() {
     # The next script finds a host without guests, backend, options and xl's script all the same.
     rm -f /etc/xenpv/backend.toml
     xl list | awk 'NR > 1 && $2 > 0 { print $2 }' | while read -r domid; do xl destroy "$domid"; done
+    xenstore-list /local/domain/0/device/vbd 2>/dev/null | while read -r devid; do xenpv block-detach -f 0 "$devid"; done || true
     [ -z "$backend" ] || kill "$backend" 2>/dev/null || true
     [ ! -e /etc/xen/scripts/block-xenpv ] || xenpv host uninstall -f
 }
