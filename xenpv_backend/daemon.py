@@ -52,12 +52,14 @@ class Loop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
-    def add(self, fd: int, callback: Callable[[], None]) -> None:
+    def add(self, fd: int, callback: Callable[[], object]) -> None:
         """Call `callback` while `fd` is readable."""
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def remove(self, fd: int) -> None:
-        self._selector.unregister(fd)
+        """The pair of add(); after close() nothing is left to do."""
+        if self._selector.get_map() is not None:
+            self._selector.unregister(fd)
 
     def once(self, timeout: float | None) -> None:
         """Wait once, up to `timeout` seconds."""
@@ -124,6 +126,11 @@ class Backend(Closing):
                 "list": self._list, "status": self._status, "resize": self._resize, "shutdown": self._shutdown})
             made.callback(self._control.close)
             self._made = made.pop_all()
+
+    @property
+    def loop(self) -> Loop:
+        """What its thread waits for."""
+        return self._loop
 
     def _first_turn(self) -> None:
         """Every vbd that is there has its Device when this returns, its storage if it opens soon, and what is left of others
@@ -245,13 +252,18 @@ def notify_service_manager(state: str) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT end the backend, the second one at once; SIGHUP calls `reload`. For the main thread."""
+    """SIGTERM and SIGINT end the backend, the second one at once; SIGHUP calls `reload`. For the main thread.
 
-    def __init__(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    A signal that comes just before the loop waits, or to another thread, interrupts no wait, and Python calls its handler in
+    the main thread alone: so a signal is also a byte in a pipe that the loop waits for.
+    """
+
+    def __init__(self, loop: Loop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+        self._loop = loop
         self._stop = stop
         self._reload = reload
         self._asked = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._made = contextlib.ExitStack()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -263,14 +275,22 @@ class _Signals:
             self._stop()
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._before[number] = signal.signal(number, self._handle)
+        with contextlib.ExitStack() as made:
+            woken, wake = os.pipe()
+            for fd in (woken, wake):
+                made.callback(os.close, fd)
+                os.set_blocking(fd, False)
+            self._loop.add(woken, lambda: os.read(woken, 4096))
+            made.callback(self._loop.remove, woken)
+            made.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake, warn_on_full_buffer=False))
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                made.callback(signal.signal, number, signal.signal(number, self._handle))
+            self._made = made.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._made.close()
 
 
 def run(domain: Domain, rundir: str | os.PathLike[str], *, ready: Callable[[], None] | None = None,
@@ -294,7 +314,7 @@ def run(domain: Domain, rundir: str | os.PathLike[str], *, ready: Callable[[], N
                     log.configure(backend.options.log_level)
                     LOGGER.info("configuration read again; it counts for new connections")
 
-            with _Signals(backend.stop, lambda: backend.soon(reread)):
+            with _Signals(backend.loop, backend.stop, lambda: backend.soon(reread)):
                 notify_service_manager("READY=1")
                 if ready is not None:
                     ready()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import resource
 import signal
@@ -124,6 +126,15 @@ def test_it_takes_all_descriptors_that_it_may_have(world: World) -> None:
             assert resource.prlimit(backend.process.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_sigterm_that_comes_to_another_thread_ends_it(world: World) -> None:
+    """It interrupts no wait of the main thread's, in which alone Python calls a handler; nor does one just before the wait."""
+    with BackendProcess(world.run) as backend:
+        pid = backend.process.pid
+        other = next(int(tid) for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid)
+        assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+        assert backend.wait()[0] == 0
 
 
 def test_second_sigterm_ends_at_once(world: World) -> None:
