@@ -24,9 +24,10 @@ class Books:
         sectors = ffi.new("uint64_t[]", depth)
         self.sectors = memoryview(ffi.buffer(sectors)).cast("B").cast("Q")
         """Where the I/Os that are submitted next go."""
-        self._memory = sectors, ffi.new("struct xenpv_batch_slot[]", depth), ffi.new("uint32_t[]", depth)
+        slots, order = ffi.new("struct xenpv_batch_slot[]", depth), ffi.new("uint32_t[]", depth)
+        self._memory = sectors, slots, order
         self.batch: Any = ffi.new("struct xenpv_batch *", {
-            "depth": depth, "owner": owner, "sectors": sectors, "slots": self._memory[1], "order": self._memory[2],
+            "depth": depth, "owner": owner, "sectors": sectors, "slots": slots, "order": order,
             "submitted": self.submitted.records, "done": self.done.records})
         """For Queue.exchange_batch(), with its fields `free`, `failed` and `strange`: see core/api.h."""
         lib.xenpv_batch_init(self.batch, block, list(pages))
