@@ -27,6 +27,7 @@ from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
 from xenpv.limits import raise_file_limit
+from xenpv.signals import signal_pipe
 from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
 
 from . import log
@@ -252,11 +253,7 @@ def notify_service_manager(state: str) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT end the backend, the second one at once; SIGHUP calls `reload`. For the main thread.
-
-    A signal that comes just before the loop waits, or to another thread, interrupts no wait, and Python calls its handler in
-    the main thread alone: so a signal is also a byte in a pipe that the loop waits for.
-    """
+    """SIGTERM and SIGINT end the backend, the second one at once; SIGHUP calls `reload`. For the main thread."""
 
     def __init__(self, loop: Loop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
         self._loop = loop
@@ -276,13 +273,9 @@ class _Signals:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as made:
-            woken, wake = os.pipe()
-            for fd in (woken, wake):
-                made.callback(os.close, fd)
-                os.set_blocking(fd, False)
+            woken = made.enter_context(signal_pipe())
             self._loop.add(woken, lambda: os.read(woken, 4096))
             made.callback(self._loop.remove, woken)
-            made.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake, warn_on_full_buffer=False))
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 made.callback(signal.signal, number, signal.signal(number, self._handle))
             self._made = made.pop_all()

@@ -23,6 +23,7 @@ from typing import Final
 
 from xenpv.closing import Closing
 from xenpv.errors import UsageError
+from xenpv.signals import signal_pipe
 
 __all__ = ["BOLD", "REVERSE", "Terminal", "styled"]
 
@@ -61,11 +62,7 @@ class Terminal(Closing):
         self._pending = b""
         self._stack = ExitStack()
         with ExitStack() as made:
-            self._woken, self._wake = os.pipe()
-            for fd in (self._woken, self._wake):
-                made.callback(os.close, fd)
-                os.set_blocking(fd, False)
-            made.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False))
+            self._woken = made.enter_context(signal_pipe())
             for number, handler in ((signal.SIGWINCH, self._resized), (signal.SIGTSTP, self._stopped)):
                 made.callback(signal.signal, number, signal.signal(number, handler))
             made.callback(self._leave)
