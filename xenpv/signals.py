@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from time import monotonic
+from types import FrameType
 
 
 @contextmanager
@@ -22,3 +25,38 @@ def signal_pipe() -> Iterator[int]:
             os.set_blocking(fd, False)
         made.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake, warn_on_full_buffer=False))
         yield woken
+
+
+class Ending:
+    """Whether a signal has asked for the end."""
+
+    def __init__(self, woken: int) -> None:
+        self.asked = False
+        self._woken = woken
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        self.asked = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until one comes, at most `timeout` seconds (None: for ever): whether one has."""
+        deadline = None if timeout is None else monotonic() + timeout
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        while not self.asked:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                break
+            if poll.poll(None if left is None else left * 1000):
+                os.read(self._woken, 4096)
+        return self.asked
+
+
+@contextmanager
+def ending_on(*numbers: signal.Signals) -> Iterator[Ending]:
+    """Until then these signals ask for the end, and do nothing else. For the main thread."""
+    with ExitStack() as made:
+        ending = Ending(made.enter_context(signal_pipe()))
+        for number in numbers:
+            made.callback(signal.signal, number, signal.signal(number, ending.ask))
+        yield ending

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from xenpv.domain import PAGE_SIZE, Grants, SharedPages
 from xenpv.errors import ClosedError, LocalProtocolError
+from xenpv.waiting import Changes
 
 SHARE_PAGES = 256
 """Pages that are shared at once, and so the longest run: 1 MiB."""
@@ -71,8 +72,8 @@ class Pool:
 
     def __init__(self, grants: Grants, domid: int, pages: int) -> None:
         self._parts: list[_Part] = []
-        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
-        self._room = threading.Condition(self._lock)
+        self._lock = threading.RLock()
+        self._room = Changes()
         self._closed = False
         self._out: dict[int, Run] = {}
         self.pages = pages
@@ -92,7 +93,7 @@ class Pool:
         """Give nothing out any more: whoever waits gets ClosedError."""
         with self._lock:
             self._closed = True
-            self._room.notify_all()
+            self._room.tell()
 
     def close(self) -> None:
         """End the grants. The queue that used them is closed first. Runs that are still out are void.
@@ -113,10 +114,12 @@ class Pool:
 
     def take_waiting(self, pages: int) -> Run:
         """Like take(), but waits for a page. Raises ClosedError when the pool is closed meanwhile."""
-        with self._lock:
-            while (run := self._take(min(pages, SHARE_PAGES), exact=False)) is None:
-                self._room.wait()
-            return run
+        while True:
+            with self._lock:
+                if (run := self._take(min(pages, SHARE_PAGES), exact=False)) is not None:
+                    return run
+                room = self._room.next()
+            room.wait()
 
     def hold(self, pages: int, count: int) -> list[Run]:
         """Up to `count` runs of exactly `pages` pages each, to keep for long; what single I/O needs stays free."""
@@ -137,7 +140,7 @@ class Pool:
             part = self._parts[run.first // SHARE_PAGES]
             part.free |= ((1 << run.pages) - 1) << (run.first - part.first)
             self.free += run.pages
-            self._room.notify_all()
+            self._room.tell()
 
     def _take(self, pages: int, *, exact: bool) -> Run | None:
         if self._closed:

@@ -20,6 +20,7 @@ from time import monotonic
 from xenpv.domain import Domain, Store, Transaction, Watch
 from xenpv.errors import AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, XenpvError
 from xenpv.timepage import own_clock_is_cheap, place_of
+from xenpv.waiting import Latch
 from xenpv.wire.blkif import indirect_pages, ring_entries
 from xenpv.xenbus import (FAILED, Action, BackendAdverts, DiskFacts, FrontendNode, FrontendRings, Role, Situation, Step,
                           VbdPlace, Wish, XenbusState, next_step, parse_state, vdev_name, vdev_number)
@@ -120,7 +121,7 @@ class Device:
         self._pool: Pool | None = None
         self._published: dict[str, str] = {}
         self._last = "nothing was heard from the backend"
-        self._settled = threading.Event()
+        self._settled = Latch()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._wake_lock = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"xenpv-{self.name}", daemon=True)
@@ -180,7 +181,7 @@ class Device:
                 self._abort(DeviceError(f"{self.name}: {type(error).__name__}: {error}"))
         finally:
             with contextlib.ExitStack() as last:
-                last.callback(self._settled.set)
+                last.callback(self._settled.open)
                 last.callback(self._unpublish)
                 if self._pool is not None:
                     last.callback(self._pool.shut)
@@ -355,7 +356,7 @@ class Device:
         mend = (f"start it with --stamp {wanted}" if wanted != "us" or self.place.backend_domid == 0
                 else "it is in a driver domain, whose clock is another one: stamp in ticks")
         refusal = f"{self.name}: the backend offers no stamps in {wanted}: {mend}"
-        if not self._settled.is_set():
+        if not self._settled.is_open:
             raise DeviceError(refusal)
         log.warning("%s; until then requests count as of unknown time", refusal)
         return None
@@ -412,7 +413,7 @@ class Device:
         if facts.sectors != self.facts.sectors:
             log.info("%s: resized from %d to %d sectors", self.name, self.facts.sectors, facts.sectors)
         self.facts = facts
-        self._settled.set()
+        self._settled.open()
 
     def _reread(self) -> None:
         """A backend of another make may have taken over; without its offer the ring's words mean nothing to it."""

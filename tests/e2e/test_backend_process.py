@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import random
 import resource
 import signal
@@ -15,6 +13,7 @@ import pytest
 
 from tests.support.backend_process import BackendProcess
 from tests.support.raw_frontend import RawFrontend
+from tests.support.threads import signal_another_thread
 from tests.support.world import World, new_world
 from xenpv.hypervisors.emulated import host
 from xenpv.wire.blkif import Op
@@ -131,9 +130,7 @@ def test_it_takes_all_descriptors_that_it_may_have(world: World) -> None:
 def test_sigterm_that_comes_to_another_thread_ends_it(world: World) -> None:
     """It interrupts no wait of the main thread's, in which alone Python calls a handler; nor does one just before the wait."""
     with BackendProcess(world.run) as backend:
-        pid = backend.process.pid
-        other = next(int(tid) for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid)
-        assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+        signal_another_thread(backend.process.pid, signal.SIGTERM)
         assert backend.wait()[0] == 0
 
 

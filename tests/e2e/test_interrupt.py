@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from array import array
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
+import xenpv
 import xenpv_frontend
 from tests.e2e.test_disk import World, bare, world  # noqa: F401
 from tests.support.emulated import counts
+from tests.support.interrupt import Interrupt, returns
+from xenpv.hypervisors import open_domain
 from xenpv.wire.blkif import Op
 from xenpv_frontend.disk import Disk
 
-OURS = (str(Path(xenpv_frontend.__file__).parent), threading.__file__)
-
-
-class Interrupt:
-    """Raises KeyboardInterrupt at the `after`-th place where CPython would call a signal's handler in this thread.
-
-    Those are the starts of Python functions and the ends of C functions; loops are the third, which no profiler sees.
-    """
-
-    def __init__(self, after: int) -> None:
-        self._left = after
-        self.struck = False
-
-    def __enter__(self) -> Interrupt:
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _event(self, frame: FrameType, event: str, _: object) -> None:
-        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(OURS):
-            self._left -= 1
-            if self._left < 0:
-                sys.setprofile(None)
-                self.struck = True
-                raise KeyboardInterrupt
+FRONTEND = str(Path(xenpv_frontend.__file__).parent)
+BOTH = (FRONTEND, str(Path(xenpv.__file__).parent))
 
 
 def read_small(disk: Disk) -> None:
@@ -91,7 +66,7 @@ def test_an_interrupt_anywhere_leaves_nothing(
     before = left(world)
     after, struck = 0, True
     while struck:
-        interrupt = Interrupt(after)
+        interrupt = Interrupt(after, [FRONTEND])
         try:
             with Disk.open(world.guest, spin_ns=0, queues=queues) as disk, interrupt:
                 work(disk)
@@ -100,4 +75,27 @@ def test_an_interrupt_anywhere_leaves_nothing(
         struck = interrupt.struck
         after += step
     assert after > 2 * step
+    until(lambda: left(world) == before, f"what the disks had is given back: {before} {left(world)}")
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.stress)])
+def test_an_interrupt_while_it_opens_leaves_nothing(world: World, step: int, until: Callable[..., None]) -> None:  # noqa: F811
+    world.attach()
+    before = left(world)
+    uri = f"emulated:{world.run / 'domain' / str(world.guest.domid)}"
+    after, struck = 0, True
+    while struck:
+        interrupt = Interrupt(after, BOTH)
+
+        def work() -> None:
+            try:
+                with open_domain(uri) as domain, interrupt:
+                    Disk.open(domain, spin_ns=0, pool_bytes=65536).close()
+            except KeyboardInterrupt:
+                pass
+
+        returns(work)
+        struck = interrupt.struck
+        after += step
+    assert after > 20 * step
     until(lambda: left(world) == before, f"what the disks had is given back: {before} {left(world)}")

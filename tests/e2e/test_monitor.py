@@ -21,6 +21,7 @@ import pytest
 
 from tests.e2e.test_cli import STAYS, Command, run_directory
 from tests.support.screen import Screen
+from tests.support.threads import signal_another_thread
 
 TIOCGPTN = 0x80045430
 """Which pseudo-terminal it is (asm-generic/ioctls.h)."""
@@ -246,7 +247,7 @@ def test_the_exporter(connected: Command) -> None:
         line = process.stderr.readline()
         with urllib.request.urlopen(line.split()[-1], timeout=20) as answer:
             said = answer.read().decode()
-        process.send_signal(signal.SIGTERM)
+        signal_another_thread(process.pid, signal.SIGTERM)
         assert process.wait(20) == 0 and process.stderr.read() == ""
     assert 'xenpv_vbd_service_seconds_bucket{devid="51712",domid="1"' in said
     assert "xenpv_backend_up 1.0" in connected("exporter", "--once")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_cli import STAYS, Command, run_directory
+from tests.support.threads import signal_another_thread
 from xenpv.hypervisors.emulated.client import EmulatedDomain
 from xenpv.timepage.kernel import TIMER_LIST, Kernel
 from xenpv.timepage.subscription import subscribers
@@ -73,7 +74,7 @@ def test_the_page_is_shown(xenpv: Command) -> None:
 def test_ended_and_dead_publishers(xenpv: Command) -> None:
     with publishing(xenpv) as process:
         xenpv(*guest(xenpv), "time", "read")
-        process.send_signal(signal.SIGTERM)
+        signal_another_thread(process.pid, signal.SIGTERM)
         assert process.wait(30) == 0
     assert "xenpv time publish" in xenpv(*guest(xenpv), "time", "read", "--wait", "0.1", status=1)
     status, found = doctor(xenpv, "--seconds", "0.2", "--wait", "0.1")

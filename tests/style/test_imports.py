@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 LAYERS = [
     {"errors"},
-    {"closing", "limits", "signals"},
+    {"closing", "limits", "signals", "waiting"},
     {"core"},
     {"wire", "memory", "stats", "latency"},
     {"domain"},

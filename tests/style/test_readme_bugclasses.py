@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-CLASSES = 39
+CLASSES = 41
 """Rows of the table. A class is never dropped: it gets a test, or says why later."""
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import threading
-from contextlib import ExitStack
 from functools import partial
 
 import click
+
+from xenpv.signals import ending_on
 
 from ..monitor.source import read_all
 from ..session import Session, verb
@@ -35,14 +35,10 @@ def command(session: Session, listen: str, once: bool) -> None:
     if once:
         click.echo(text(read), nl=False)
         return
-    stop = threading.Event()
-    with ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, lambda *_: stop.set()))
-        port = stack.enter_context(listening(read, host, port))
+    with ending_on(signal.SIGTERM, signal.SIGINT) as ending, listening(read, host, port) as port:
         from xenpv_backend.daemon import notify_service_manager
 
         notify_service_manager("READY=1")
         session.say(f"metrics are at http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
-        stop.wait()
+        ending.wait()
         notify_service_manager("STOPPING=1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ import click
 
 from xenpv.errors import DeviceError, UsageError
 from xenpv.latency import DiskLatency
+from xenpv.signals import Ending, ending_on
 
 from .. import toolstack
 from ..monitor.interval import intervals
@@ -60,17 +60,10 @@ def command(session: Session, domain: str, device: str, output: Path, interval: 
         session.show(None, f"would record {device} of domain {domain} into {output}, every {interval:g} s")
         return
     header = Header(*vbd, found.name, time.time(), interval, like.end, like.unit, like.resolution_ns)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        click.get_current_context().call_on_close(_until_then(number, lambda *_: stop.set()))
-    with Recorder(output, header, size_max=max_size, overwrite=session.force) as recorder:
-        _record(recorder, look, first, vbd, like, seconds, stop)
+    with (ending_on(signal.SIGTERM, signal.SIGINT) as ending,
+          Recorder(output, header, size_max=max_size, overwrite=session.force) as recorder):
+        _record(recorder, look, first, vbd, like, seconds, ending)
         session.say(f"{recorder.count} intervals of {recorder.interval:g} s are in {output}: `xenpv plot {output}`")
-
-
-def _until_then(number: int, handler: Callable[..., object]) -> Callable[[], object]:
-    before = signal.signal(number, handler)
-    return lambda: signal.signal(number, before)
 
 
 def _measured(first: Reading, vbd: Vbd) -> DiskLatency:
@@ -86,14 +79,14 @@ def _measured(first: Reading, vbd: Vbd) -> DiskLatency:
 
 
 def _record(recorder: Recorder, look: Callable[[], Reading], last: Reading, vbd: Vbd, like: DiskLatency,
-            seconds: float | None, stop: threading.Event) -> None:
-    """Until `stop`, or for `seconds`."""
+            seconds: float | None, ending: Ending) -> None:
+    """Until `ending`, or for `seconds`."""
     began = taken = due = time.monotonic()
-    while not stop.is_set() and (seconds is None or taken - began < seconds - 1e-6):
+    while not ending.asked and (seconds is None or taken - began < seconds - 1e-6):
         due = max(due + recorder.interval, taken)
         if seconds is not None:
             due = min(due, began + seconds)
-        stop.wait(max(due - time.monotonic(), 0))
+        ending.wait(max(due - time.monotonic(), 0))
         reading, now = look(), time.monotonic()
         interval = intervals(last, reading, now - taken).get(vbd)
         recorder.add(Period.of(taken - began, interval, now - taken, like))

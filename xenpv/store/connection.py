@@ -131,7 +131,9 @@ class Connection(PacketConnection):
     def close(self, silent: bool = True) -> None:
         """Disconnect, if connected."""
         with self._guard:
-            super().close(silent)
+            transport, self.transport = self.transport, None  # first, since closing lets other threads run
+            if transport is not None:
+                transport.close()
 
     def send(self, packet: Packet, deadline: float = float("inf")) -> None:  # type: ignore[override]
         """Send one message by `deadline` (time.monotonic()).

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from ..errors import ClosedError, StoreConnectionError, StoreError, StoreTimeoutError
+from ..waiting import Changes, Latch
 from .connection import Connection, Op, Packet
 from .rules import late, lost, parse_event, parse_ok
 from .rvar import RVar
@@ -54,12 +55,12 @@ class Router:
         self.timeout = timeout
         self._reconnect_for = reconnect
         self._next_id = first_id
-        self._send_lock = threading.Lock()
-        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
-        self._changed = threading.Condition(self._lock)
+        self._send_lock = threading.RLock()
+        self._lock = threading.RLock()
+        self._changes = Changes()
         self._state = State.LOST
         self._generation = 0
-        self._terminating = False
+        self._ending = Latch()
         self._gone: Exception = ClosedError("the store is not open")
         self._rvars: dict[int, RVar] = {}
         self._unanswered = 0
@@ -78,14 +79,17 @@ class Router:
         try:
             self._thread.start()
         except BaseException:
-            self.connection.close()
+            self._ending.open()
+            self.connection.interrupt()
+            if not self._thread.is_alive():  # else it is the thread that closes it (connection.py, 1)
+                self.connection.close()
             raise
 
     def terminate(self) -> None:
         """End the thread and the connection. Requests under way fail with ClosedError, watches are closed."""
         with self._lock:
-            self._terminating = True
-            self._changed.notify_all()
+            self._ending.open()
+            self._changes.tell()
         self.connection.interrupt()
         self._thread.join()
         with self._lock:
@@ -96,9 +100,7 @@ class Router:
 
     def connected(self, subject: str) -> int:
         """Wait for the connection, and say which one it is: a transaction lives on one."""
-        with self._lock:
-            self._await_connection(subject, monotonic() + self.timeout, None)
-            return self._generation
+        return self._when_connected(subject, monotonic() + self.timeout, None, lambda: self._generation)
 
     # Requests
 
@@ -117,7 +119,7 @@ class Router:
             rvar.settled.wait(max(0.0, deadline - monotonic()))
         finally:
             with self._lock:
-                if not rvar.settled.is_set():
+                if not rvar.settled.is_open:
                     rvar.abandoned = True
                     self._unanswered += 1
                 silent = self._unanswered > UNANSWERED_MAX
@@ -142,25 +144,28 @@ class Router:
             pass  # whatever it was to undo on the server ends with the connection
 
     def _register(self, rvar: RVar, deadline: float, generation: int | None, watch: StoreWatch | None) -> int:
-        with self._lock:
-            self._await_connection(rvar.subject, deadline, generation)
+        def enter() -> int:
             if watch is not None:
                 self._watches[watch.token] = watch
             return self._assign(rvar)
 
-    def _await_connection(self, subject: str, deadline: float, generation: int | None) -> None:
-        """Return when a request may go out, on this very connection if `generation` says so. The lock is held."""
-        if generation is None:
-            self._changed.wait_for(lambda: self._terminating or self._state is not State.LOST,
-                                   max(0.0, deadline - monotonic()))
-        if self._terminating:
-            raise ClosedError(f"xenstore {subject}: the store is closed")
-        if self._state is State.GONE:
-            raise lost(subject, str(self._gone))
-        if generation is not None and generation != self._generation:
-            raise lost(subject, "the connection that it belongs to was lost; start again")
-        if self._state is State.LOST:
-            raise lost(subject, f"no connection to xenstored at {self.connection.path} within {self.timeout:g} s")
+        return self._when_connected(rvar.subject, deadline, generation, enter)
+
+    def _when_connected(self, subject: str, deadline: float, generation: int | None, act: Callable[[], int]) -> int:
+        """`act`, under the lock, as soon as a request may go out: on this very connection if `generation` says so."""
+        while True:
+            with self._lock:
+                if self._ending.is_open:
+                    raise ClosedError(f"xenstore {subject}: the store is closed")
+                if self._state is State.GONE:
+                    raise lost(subject, str(self._gone))
+                if generation is not None and generation != self._generation:
+                    raise lost(subject, "the connection that it belongs to was lost; start again")
+                if self._state is State.CONNECTED:
+                    return act()
+                change = self._changes.next()
+            if not change.wait(deadline - monotonic()):
+                raise lost(subject, f"no connection to xenstored at {self.connection.path} within {self.timeout:g} s")
 
     def _assign(self, rvar: RVar) -> int:
         """An id that no request under way has. 32 bits, so it wraps. The lock is held."""
@@ -172,11 +177,11 @@ class Router:
 
     def _send(self, packet: Packet, rvar: RVar, deadline: float) -> None:
         """Send, unless the request failed while it waited for its turn."""
-        if not self._send_lock.acquire(timeout=max(0.0, deadline - monotonic())):
-            self._withdraw(packet)
-            raise late(rvar.subject, self.timeout)
         try:
-            if not rvar.settled.is_set():
+            if not self._send_lock.acquire(timeout=max(0.0, deadline - monotonic())):
+                self._withdraw(packet)
+                raise late(rvar.subject, self.timeout)
+            if not rvar.settled.is_open:
                 self.connection.send(packet, deadline)
         except StoreTimeoutError:
             self._withdraw(packet)
@@ -185,14 +190,17 @@ class Router:
             self._withdraw(packet)
             raise lost(rvar.subject, str(error)) from error
         finally:
-            self._send_lock.release()
+            try:
+                self._send_lock.release()
+            except RuntimeError:
+                pass  # we did not get it; what acquire() said may be lost, for a signal may come just behind it
 
     def _withdraw(self, packet: Packet) -> None:
         """Forget a request that was not sent."""
         with self._lock:
             if (rvar := self._rvars.pop(packet.rq_id, None)) is not None:
                 self._unanswered -= rvar.abandoned
-                rvar.settled.set()
+                rvar.settled.open()
 
     # Watches
 
@@ -222,7 +230,7 @@ class Router:
         subject = f"unwatch {watch.path}"
         with self._lock:
             known = self._watches.pop(watch.token, None)
-            if known is None or known.failed or self._terminating or self._state is not State.CONNECTED:
+            if known is None or known.failed or self._ending.is_open or self._state is not State.CONNECTED:
                 return
             generation = self._generation
         try:
@@ -304,7 +312,7 @@ class Router:
                 stale = [watch for token, watch in restored.items() if token not in self._watches]
                 if not missing and not stale:
                     self._state = State.CONNECTED
-                    self._changed.notify_all()
+                    self._changes.tell()
                     return
             for watch in missing:
                 self._restore(watch)
@@ -332,7 +340,7 @@ class Router:
         try:
             with self._send_lock:
                 self.connection.send(packet, deadline)
-            while not rvar.settled.is_set():
+            while not rvar.settled.is_open:
                 self._dispatch(self.connection.recv(deadline))
         except StoreTimeoutError as error:
             raise StoreConnectionError(f"{subject}: no answer within {self.timeout:g} s", "ETIMEDOUT") from error
@@ -349,14 +357,13 @@ class Router:
         with self._lock:
             self._state = State.LOST
             self._generation += 1
-            ended: Exception = ClosedError("the store is closed") if self._terminating else cause
+            ended: Exception = ClosedError("the store is closed") if self._ending.is_open else cause
             self._fail_requests(ended)
         with self._send_lock:
             self.connection.close()
         while True:
-            with self._lock:
-                if self._changed.wait_for(lambda: self._terminating, self._pause):
-                    return ClosedError("the store is closed")
+            if self._ending.wait(self._pause):
+                return ClosedError("the store is closed")
             if self._reconnect_for is not None and monotonic() - self._lost_at >= self._reconnect_for:
                 return cause
             try:
@@ -368,7 +375,7 @@ class Router:
                 continue
             self._connected_at = monotonic()
             with self._lock:
-                if not self._terminating:
+                if not self._ending.is_open:
                     return None
 
     def _lengthen_pause(self) -> None:
@@ -393,7 +400,7 @@ class Router:
             self._state = State.GONE
             self._fail_requests(error)
             watches = list(self._watches.values())
-            self._changed.notify_all()
+            self._changes.tell()
         for watch in watches:
             if not isinstance(error, ClosedError):  # else terminate() shuts them
                 watch.fail(lost(f"watch {watch.path}", str(error)))

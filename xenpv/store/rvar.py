@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from ..waiting import Latch
 
 from .connection import Op, Packet
 from .rules import refused
@@ -17,7 +18,7 @@ class RVar:
     def __init__(self, op: int, subject: str, on_late: Callable[[bytes], None] | None = None) -> None:
         self.op = op
         self.subject = subject
-        self.settled = threading.Event()
+        self.settled = Latch()
         self.payload = b""
         self.error: Exception | None = None
         self.abandoned = False
@@ -28,11 +29,11 @@ class RVar:
             self.error = refused(self.subject, packet.payload)
         else:
             self.payload = packet.payload
-        self.settled.set()
+        self.settled.open()
 
     def fail(self, error: Exception) -> None:
         self.error = error
-        self.settled.set()
+        self.settled.open()
 
     def get(self) -> bytes:
         if self.error is not None:

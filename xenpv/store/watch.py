@@ -16,6 +16,7 @@ from time import monotonic
 
 from ..errors import ClosedError, StoreError
 from xenpv.closing import Closing
+from ..waiting import Changes
 
 
 class StoreWatch(Closing):
@@ -34,8 +35,8 @@ class StoreWatch(Closing):
         self._overflowed = False
         self._error: StoreError | None = None
         self._closed = False
-        self._lock = threading.RLock()  # not the Condition, whose __exit__ a signal may keep from releasing it
-        self._changed = threading.Condition(self._lock)
+        self._lock = threading.RLock()
+        self._changes = Changes()
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def __repr__(self) -> str:
@@ -59,8 +60,8 @@ class StoreWatch(Closing):
         another StoreError when xenstored refused the watch after a reconnect, and ClosedError.
         """
         deadline = None if timeout is None else monotonic() + timeout
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 if self._closed:
                     raise ClosedError(f"the watch of {self.path} is closed")
                 if self._pending:
@@ -71,10 +72,11 @@ class StoreWatch(Closing):
                     return path
                 if self._error is not None:
                     raise type(self._error)(str(self._error), self._error.code)
-                remaining = None if deadline is None else deadline - monotonic()
-                if remaining is not None and remaining <= 0:
-                    return None
-                self._changed.wait(remaining)
+                change = self._changes.next()
+            remaining = None if deadline is None else deadline - monotonic()
+            if remaining is not None and remaining <= 0:
+                return None
+            change.wait(remaining)
 
     def fileno(self) -> int:
         """Readable while an event waits, and when the watch has failed. Raises ClosedError."""
@@ -95,7 +97,7 @@ class StoreWatch(Closing):
                 return False
             self._closed = True
             os.close(self._eventfd)
-            self._changed.notify_all()
+            self._changes.tell()
             return True
 
     def put(self, path: str) -> None:
@@ -126,7 +128,7 @@ class StoreWatch(Closing):
         """Make the descriptor and the waiters see what is so now. The lock is held."""
         if self._pending or self._error is not None:
             os.eventfd_write(self._eventfd, 1)
-            self._changed.notify_all()
+            self._changes.tell()
         else:
             try:
                 os.eventfd_read(self._eventfd)

@@ -77,7 +77,7 @@ class Publisher(Closing):
         self._watches: dict[int, Watch] = {}
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ, None)
+        self._selector.register(self._wake, selectors.EVENT_READ, lambda: os.eventfd_read(self._wake))
         self.ticker = Ticker(self._tick_nsec)
         self._closed = False
         try:
@@ -116,14 +116,20 @@ class Publisher(Closing):
         self.stopping = True
         os.eventfd_write(self._wake, 1)
 
+    def heed(self, woken: int) -> None:
+        """Let `woken`, a signal_pipe(), interrupt every wait from now on. It may be closed after close()."""
+        self._selector.register(woken, selectors.EVENT_READ, lambda: os.read(woken, 4096))
+
     def turn(self, timeout: float | None = None) -> None:
         """Wait for one thing, at most `timeout` seconds, and do what is due."""
         due = self._due()
         if timeout is not None:
             due = timeout if due is None else min(due, timeout)
-        fds = {key.fd for key, _ in self._selector.select(due)}
-        if self._wake in fds:
-            os.eventfd_read(self._wake)
+        ready = [key for key, _ in self._selector.select(due)]
+        fds = {key.fd for key in ready}
+        for key in ready:
+            if key.data:
+                key.data()
         if any(watch.fileno() in fds for watch in self._domains):
             for watch in self._domains:
                 while watch.wait(0) is not None:

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import HypervisorError, XenpvError
 from xenpv.limits import raise_file_limit
+from xenpv.signals import signal_pipe
 
 from .rundir import Lock, RunDirectory
 
@@ -119,22 +119,17 @@ def _serve_here(run: RunDirectory, faults: Faults | None,
                 ready: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
     from .server import Server  # a third of the time of a command that only asks a host
 
-    server = Server(run, faults=faults)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        server.stop()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        answer = server.status()
-        if ready:
-            ready(answer)
-        server.run()
-        return answer
-    finally:
-        server.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ExitStack() as handlers:
+        woken = handlers.enter_context(signal_pipe())
+        with closing(Server(run, faults=faults)) as server:
+            server.heed(woken)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handlers.callback(signal.signal, number, signal.signal(number, lambda *_: server.stop()))
+            answer = server.status()
+            if ready:
+                ready(answer)
+            server.run()
+            return answer
 
 
 def serve_in_background(rundir: str, word: int) -> int:

@@ -127,6 +127,10 @@ class Server:
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
+    def heed(self, woken: int) -> None:
+        """Let `woken`, a signal_pipe(), interrupt every wait of run(). It may be closed after close()."""
+        self._selector.register(woken, READ, lambda mask: os.read(woken, 4096))
+
     def _woken(self, mask: int) -> None:
         os.eventfd_read(self._wake)
 
