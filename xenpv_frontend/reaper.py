@@ -70,7 +70,7 @@ class Reaper(MayFail):
         self._queue: Queue | None = None
         self._paused = False
         self.led = False
-        self._waiting = 0
+        self._waiting = 0  # at least so many as do: one that was interrupted may count on
         self._cookies = 0
         self._pieces: dict[int, Piece] = {}
         self._owners: dict[int, Owner] = {}
@@ -465,4 +465,7 @@ class Reaper(MayFail):
         try:
             self.changed.wait(timeout)
         finally:
+            # A Condition that an exception of a signal's handler strikes as it lets go of the lock comes back without it.
+            if not self.lock._is_owned():  # type: ignore[attr-defined]
+                self.lock.acquire()
             self._waiting -= 1

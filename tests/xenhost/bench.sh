@@ -22,7 +22,7 @@ xl create -q -p /tmp/bench.cfg
 xenpv block-attach bench $device,,xvdc
 xl unpause bench
 guest_says bench "xenpv: serving" 180
-read -ra more <<<"${BENCH:---seconds 0.6 --runs 5}"
+read -ra more <<<"${BENCH:---seconds 0.6 --runs 15}"
 xenpv bench --guest bench --disk xvdc --disk xvda --disk xvdb --plot "$results/bench.svg" --json "${more[@]}" >"$results/bench.json"
 python3 -c 'import json, sys; from xenpv_tools.bench import report; print(report.guest(json.load(sys.stdin)))' <"$results/bench.json"
 xenstore-rm "/local/domain/$(xl domid bench)/data/xenpv-bench/ask"
