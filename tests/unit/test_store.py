@@ -1,5 +1,6 @@
 """The store's verbs on the wire, against a scripted xenstored."""
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,32 @@ def test_a_message_is_one_write() -> None:
     connection.transport = cast(Transport, recorder)
     connection.send(Packet(Op.READ, b"/a\0", 5))
     assert recorder.sent == [fake.HEADER.pack(2, 5, 0, 3) + b"/a\0"]
+
+
+@pytest.mark.parametrize("first", [0, 7])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EPIPE, "Broken pipe")])
+def test_half_a_message_ends_the_connection(first: int, error: BaseException) -> None:
+    """Whatever keeps the rest from being sent; but an interrupt before the first byte costs that request alone."""
+    class Breaks:
+        def __init__(self) -> None:
+            self.left = [error] + [first] * bool(first)
+            self.interrupted = False
+
+        def send(self, data: memoryview) -> int:
+            step = self.left.pop()
+            if isinstance(step, BaseException):
+                raise step
+            return step
+
+        def interrupt(self) -> None:
+            self.interrupted = True
+
+    connection = Connection()
+    transport = Breaks()
+    connection.transport = cast(Transport, transport)
+    with pytest.raises((KeyboardInterrupt, StoreConnectionError)):
+        connection.send(Packet(Op.READ, b"/a\0", 5))
+    assert transport.interrupted == (first > 0 or isinstance(error, OSError))
 
 
 def test_request_ids_wrap_and_skip_those_under_way(tmp_path: Path) -> None:

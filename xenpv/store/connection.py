@@ -144,19 +144,23 @@ class Connection(PacketConnection):
         if (transport := self.transport) is None:
             raise StoreConnectionError("the connection to xenstored is gone", "ENOTCONN")
         message = memoryview(packet.encode())
-        sent = 0
-        while sent < len(message):
-            try:
-                sent += transport.send(message[sent:])
-            except BlockingIOError:
-                if not _ready(transport, select.POLLOUT, deadline):
-                    if not sent:
-                        raise StoreTimeoutError("xenstored does not read", "ETIMEDOUT") from None
+        sent, size = 0, len(message)
+        try:
+            while sent < size:
+                try:
+                    sent += transport.send(message[sent:])
+                except BlockingIOError:
+                    if not _ready(transport, select.POLLOUT, deadline):
+                        if not sent:
+                            raise StoreTimeoutError("xenstored does not read", "ETIMEDOUT") from None
+                        raise StoreConnectionError("xenstored stopped reading within a message", "ETIMEDOUT") from None
+                except OSError as error:
                     self.interrupt()
-                    raise StoreConnectionError("xenstored stopped reading within a message", "ETIMEDOUT") from None
-            except OSError as error:
-                self.interrupt()
-                raise StoreConnectionError(f"writing to xenstored failed: {error.strerror}", "ECONNRESET") from error
+                    raise StoreConnectionError(f"writing to xenstored failed: {error.strerror}", "ECONNRESET") from error
+        except BaseException:  # a signal's handler's too
+            if 0 < sent < size:
+                self.interrupt()  # nobody sends the rest
+            raise
 
     def recv(self, deadline: float = float("inf")) -> Packet:
         """The next message. Raises StoreConnectionError; StoreTimeoutError when there is none by `deadline`."""
