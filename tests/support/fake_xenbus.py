@@ -7,6 +7,7 @@ message is thrown away; header and payload share a page.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -71,18 +72,17 @@ class FakeXenbus(XenbusTransport):
         return len(data)
 
     def _run(self) -> None:
-        asked = self._server.makefile("rb")
-        while header := asked.read(HEADER.size):
-            op, rq_id, tx_id, size = HEADER.unpack(header)
-            payload = asked.read(size)
-            if op == WATCH_EVENT:
-                self._mine.sendall(HEADER.pack(op, 0xDEADBEEF, 0x1234, size) + payload)
-            elif rq_id == self._asked and not self._answered.is_set():
-                self._answer = op, payload
-                self._answered.set()
-            else:
-                self._mine.sendall(header + payload)
-        asked.close()
+        with self._server.makefile("rb") as asked, contextlib.suppress(BrokenPipeError):  # the user has closed the device
+            while header := asked.read(HEADER.size):
+                op, rq_id, tx_id, size = HEADER.unpack(header)
+                payload = asked.read(size)
+                if op == WATCH_EVENT:
+                    self._mine.sendall(HEADER.pack(op, 0xDEADBEEF, 0x1234, size) + payload)
+                elif rq_id == self._asked and not self._answered.is_set():
+                    self._answer = op, payload
+                    self._answered.set()
+                else:
+                    self._mine.sendall(header + payload)
 
 
 class OldXenbus(FakeXenbus):
