@@ -49,7 +49,7 @@ def _widths(rows: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def _bar(drawing: Drawing, row: dict[str, Any], top: int, width: float) -> None:
-    figures = f"{row['iops']:,.0f}   p50 {row['p50_us']:,.1f}, p99 {row['p99_us']:,.1f} us"
+    figures = f"{row['iops']:,.0f}; p50 {row['p50_us']:,.1f}, p99 {row['p99_us']:,.1f} us"
     drawing.text(_LEFT - 8, top + 14, row["system"], "end", font_size=13)
     drawing.rectangle(_LEFT, top + 2, width, _ROW - 4, fill=_COLOURS.get(row["system"], _OTHER), title=row["options"]["setup"])
     drawing.text(_LEFT + width + 6, top + 14, figures, font_size=11)
