@@ -125,7 +125,9 @@ class FakeBackend(Closes):
             try:
                 self._attach()
             except (RemoteProtocolError, StopIteration):  # what a dead frontend left is no ring
-                self.set("state", "5")
+                with self.store.changed:  # and not what one that lives has written meanwhile
+                    if self.state(self.place.frontend) is front:
+                        self.set("state", "5")
         elif front is XenbusState.CLOSING and own is XenbusState.CONNECTED:
             self.set("state", "5")
         elif front is XenbusState.CLOSED and own in (XenbusState.CONNECTED, XenbusState.CLOSING):
