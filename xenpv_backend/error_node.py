@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from xenpv.domain import Store
-from xenpv.errors import StoreError
+from xenpv.domain import Store, Transaction
+from xenpv.errors import NoEntryError, StoreError
 from xenpv.xenbus import VbdPlace
 
 from .log import VbdLog
@@ -17,6 +17,8 @@ class ErrorNode:
     def __init__(self, store: Store, place: VbdPlace, log: VbdLog) -> None:
         top, _, rest = place.backend.partition("/backend/")
         self._path = f"{top}/error/backend/{rest}"
+        # dom0 makes the directory anew when it needs it; a driver domain could not.
+        self._kept = top if place.backend_domid == 0 else f"{top}/error"
         self._store = store
         self._log = log
         self._said = False
@@ -30,11 +32,19 @@ class ErrorNode:
             self._log.guest(f"cannot say why in the store: {error}", logging.ERROR)
 
     def unsay(self) -> None:
-        """What was said holds no longer."""
+        """What was said holds no longer. Directories that are empty without it go too."""
         if not self._said:
             return
         self._said = False
         try:
-            self._store.remove(self._path)
+            self._store.transact(self._remove)
+        except NoEntryError:
+            pass  # somebody was faster
         except StoreError as error:
             self._log.guest(f"cannot remove {self._path}: {error}", logging.ERROR)
+
+    def _remove(self, store: Transaction) -> None:
+        path = self._path
+        store.remove(path)
+        while (path := path.rpartition("/")[0]) != self._kept and not store.list(path):
+            store.remove(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -37,6 +38,8 @@ class FakeStore:
 
     def __init__(self, nodes: Mapping[str, bytes | str] = {}) -> None:
         self.nodes: dict[str, bytes] = {}
+        self.made: set[str] = set()
+        """Directories that a write has made on its way: they stay when what is in them goes."""
         self.watches: list[FakeWatch] = []
         self.failures: list[StoreError] = []
         self.written: list[tuple[str, bytes]] = []
@@ -60,6 +63,7 @@ class FakeStore:
         if self.failures:
             raise self.failures.pop(0)
         self.nodes[path] = value.encode() if isinstance(value, str) else value
+        self.made.update(itertools.accumulate(path.split("/")[:-1], lambda above, name: f"{above}/{name}"))
         self.written.append((path, self.nodes[path]))
         self._fire(path)
 
@@ -69,11 +73,12 @@ class FakeStore:
     def remove(self, path: str) -> None:
         for name in [name for name in self.nodes if name == path or name.startswith(f"{path}/")]:
             del self.nodes[name]
+        self.made = {name for name in self.made if name != path and not name.startswith(f"{path}/")}
         self._fire(path)
 
     def list(self, path: str) -> list[str]:
         names = {name[len(path) + 1:].split("/")[0] for name in self.nodes if name.startswith(f"{path}/")}
-        if not names and path not in self.nodes:
+        if not names and path not in self.nodes and path not in self.made:
             raise NoEntryError(f"{path} is not there", "ENOENT")
         return sorted(names)
 
