@@ -51,7 +51,7 @@ class Changes:
 
     def next(self) -> Latch:
         """What opens at the next change. The lock is held."""
-        if self._next is None or self._next.is_open:
+        if self._next is None or self._next.is_open:  # open: tell() was struck between its two lines
             self._next = Latch()
         return self._next
 

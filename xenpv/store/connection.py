@@ -132,8 +132,12 @@ class Connection(PacketConnection):
         """Disconnect, if connected."""
         with self._guard:
             transport, self.transport = self.transport, None  # first, since closing lets other threads run
-            if transport is not None:
-                transport.close()
+            try:
+                if transport is not None:
+                    transport.close()
+            except OSError:
+                if not silent:
+                    raise
 
     def send(self, packet: Packet, deadline: float = float("inf")) -> None:  # type: ignore[override]
         """Send one message by `deadline` (time.monotonic()).
