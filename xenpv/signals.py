@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic
 from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], Any], *numbers: signal.Signals) -> Iterator[None]:
+    """`handler` has these signals; then those have them that had them before. For the main thread."""
+    with ExitStack() as made:
+        for number in numbers:
+            made.callback(signal.signal, number, signal.signal(number, handler))
+        yield
 
 
 @contextmanager
@@ -55,8 +65,7 @@ class Ending:
 @contextmanager
 def ending_on(*numbers: signal.Signals) -> Iterator[Ending]:
     """Until then these signals ask for the end, and do nothing else. For the main thread."""
-    with ExitStack() as made:
-        ending = Ending(made.enter_context(signal_pipe()))
-        for number in numbers:
-            made.callback(signal.signal, number, signal.signal(number, ending.ask))
-        yield ending
+    with signal_pipe() as woken:
+        ending = Ending(woken)
+        with handled(ending.ask, *numbers):
+            yield ending

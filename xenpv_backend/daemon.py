@@ -27,7 +27,7 @@ from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
 from xenpv.limits import raise_file_limit
-from xenpv.signals import signal_pipe
+from xenpv.signals import handled, signal_pipe
 from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
 
 from . import log
@@ -276,8 +276,7 @@ class _Signals:
             woken = made.enter_context(signal_pipe())
             self._loop.add(woken, lambda: os.read(woken, 4096))
             made.callback(self._loop.remove, woken)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                made.callback(signal.signal, number, signal.signal(number, self._handle))
+            made.enter_context(handled(self._handle, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             self._made = made.pop_all()
         return self
 

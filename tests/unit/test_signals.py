@@ -1,6 +1,5 @@
 """Waiting for the signal that asks for the end."""
 
-import ctypes
 import os
 import signal
 import threading
@@ -24,10 +23,10 @@ def test_one_that_came_before_the_wait() -> None:
 def test_one_that_comes_to_another_thread_ends_the_wait() -> None:
     """It interrupts no call of the main thread's, in which alone Python calls a handler."""
     with ending_on(signal.SIGTERM) as ending:
-        libc, pid, stay = ctypes.CDLL(None), os.getpid(), threading.Event()
+        stay = threading.Event()
 
         def signals_itself() -> None:
-            libc.tgkill(pid, threading.get_native_id(), signal.SIGTERM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             stay.wait()
 
         other = threading.Timer(0.02, signals_itself)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from xenpv.errors import TimeDisruptedError, TimePageError, UsageError
-from xenpv.signals import signal_pipe
+from xenpv.signals import handled, signal_pipe
 from xenpv.testing.timepage import Fault, inject
 from xenpv.timepage import (Finding, Kernel, Level, Publisher, Reader, Reading, against_kernel, find_page, judge, observe,
                             open_reader)
@@ -89,8 +89,7 @@ def publish(session: Session, /, max_age_ms: int, fault: str | None,
         woken = stack.enter_context(signal_pipe())
         publisher = stack.enter_context(Publisher(domain, max_age_ns=max_age_ms * 1_000_000))
         publisher.heed(woken)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, lambda *_: publisher.stop()))
+        stack.enter_context(handled(lambda *_: publisher.stop(), signal.SIGTERM, signal.SIGINT))
         from xenpv_backend.daemon import notify_service_manager
 
         notify_service_manager("READY=1")

@@ -23,7 +23,7 @@ from typing import Final
 
 from xenpv.closing import Closing
 from xenpv.errors import UsageError
-from xenpv.signals import signal_pipe
+from xenpv.signals import handled, signal_pipe
 
 __all__ = ["BOLD", "REVERSE", "Terminal", "styled"]
 
@@ -64,7 +64,7 @@ class Terminal(Closing):
         with ExitStack() as made:
             self._woken = made.enter_context(signal_pipe())
             for number, handler in ((signal.SIGWINCH, self._resized), (signal.SIGTSTP, self._stopped)):
-                made.callback(signal.signal, number, signal.signal(number, handler))
+                made.enter_context(handled(handler, number))
             made.callback(self._leave)
             self._enter()
             self._stack = made.pop_all()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from xenpv.errors import HypervisorError, XenpvError
 from xenpv.limits import raise_file_limit
-from xenpv.signals import signal_pipe
+from xenpv.signals import handled, signal_pipe
 
 from .rundir import Lock, RunDirectory
 
@@ -123,8 +123,7 @@ def _serve_here(run: RunDirectory, faults: Faults | None,
         woken = handlers.enter_context(signal_pipe())
         with closing(Server(run, faults=faults)) as server:
             server.heed(woken)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                handlers.callback(signal.signal, number, signal.signal(number, lambda *_: server.stop()))
+            handlers.enter_context(handled(lambda *_: server.stop(), signal.SIGTERM, signal.SIGINT))
             answer = server.status()
             if ready:
                 ready(answer)
