@@ -70,6 +70,7 @@ key_is "/local/domain/0/backend/vbd/$(xl domid own)/51712/xenpv-handover" 1 || d
 xenpv block-attach own "$tap,vdev=xvdb,target=/tmp/b.img"
 shows xvdb xenpv block-list own || die "not listed"
 xl unpause own
+xenpv block-detach own xvdb
 guest_ends own 120
 image_is_right own /tmp/a.img
 passed
