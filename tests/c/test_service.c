@@ -134,6 +134,55 @@ TEST(a_request_is_one_map_where_maps_are_dear)
     }
 }
 
+static struct queue woken;
+static uint32_t woken_got, woken_most;
+
+/* The quickest frontend there is: it is told, takes what is there, and sleeps again before the backend goes on. */
+static void takes_and_sleeps(struct fake_domain *domain)
+{
+    struct raw_response response;
+    uint32_t before = woken_got;
+
+    (void)domain;
+    do {
+        xenpv_ring_run(&woken.raw);
+        for (; raw_get(&woken, &response); woken_got++)
+            CHECK_EQ(response.status, XENPV_RSP_OKAY);
+    } while (xenpv_ring_arm(&woken.raw) != 0);
+    if (woken_got - before > woken_most)
+        woken_most = woken_got - before;
+}
+
+/* A frontend on our CPU runs as soon as it is told, so each part of them that is shown alone costs us two switches. Reads of what is
+ * in memory end together; where they do not, by the kernel's choice, there is another try. */
+TEST(what_ended_together_is_shown_together)
+{
+    struct queue *queues[] = { &woken };
+    uint8_t *model;
+    int fd = disk_open(SECTORS, 0, &model);
+
+    queue_open(&woken, &(struct queue_options){ .flag = 1 });
+    queue_raw(&woken);
+    queue_back(&woken, fd, SECTORS, 0);
+    woken.domain.hostile = takes_and_sleeps;
+    struct xenpv_service *service = service_of(XENPV_ENGINE_URING, queues, 1);
+    for (uint32_t round = 1; round <= 100 && woken_most <= 4; round++) {
+        for (uint32_t i = 0; i < 32; i++) {
+            struct raw_request request = raw_page(XENPV_OP_READ, i, 8 * i, i);
+            raw_put(&woken, &request);
+        }
+        takes_and_sleeps(&woken.domain);
+        fake_channel_send(&woken.channel, FAKE_BACK);
+        while (woken_got < 32 * round) {
+            xenpv_service_stop(service);
+            CHECK_EQ(xenpv_service_run(service), 0);
+        }
+    }
+    CHECK(woken_most > 4); /* more than inline I/O shows at once */
+    service_let_go(service, queues, 1);
+    disk_check(fd, model, SECTORS);
+}
+
 TEST(one_at_a_time_sleeps_and_wakes)
 {
     for (uint32_t flag = 0; flag < 2; flag++) {

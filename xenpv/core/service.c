@@ -19,9 +19,10 @@
 #define HAND_OVER 2u      /* requests handed to the kernel at first, and each time twice as many: it rings a device's doorbell
                              behind all of them, and the device should not stand still while the kernel works on many */
 #define WEIGHT_SHIFT 14   /* a request weighs 1, and 1 more for each 16 KiB that it moves */
-#define PUBLISH_EVERY 4u  /* responses shown at once: few enough that the frontend works while we do */
-#define CROWDED 2u        /* active queues beyond which they are shown at the end of a turn: a frontend that is woken for 4 of
-                             them takes a CPU that the others want, and comes back for the next 4 */
+#define PUBLISH_EVERY 4u  /* responses shown at once where we do the I/O: few enough that the frontend works while we do. What the
+                             engine brings back is there already, and shown together: a frontend that runs on this very CPU
+                             would otherwise run for each part */
+#define CROWDED 2u        /* active queues beyond which the others are, too, at the end of a turn */
 #define PUBLISH_COPIES 16u /* the same where showing them begins with a grant copy, a system call for all */
 #define LOOK_AFTER 64u    /* weight, a turn itself 1, between two looks at the sleeping queues' events */
 #define EVENTS 32         /* of one look: fewer than LOOK_AFTER, so a pass ends even if all of them woke for nothing, each time */
@@ -58,17 +59,13 @@ static int status_of(int32_t result)
     return result == -EOPNOTSUPP ? XENPV_RSP_EOPNOTSUPP : XENPV_RSP_ERROR;
 }
 
-static uint32_t publish_every(const struct xenpv_service *s, const struct xenpv_back *back)
+static void finish(const struct xenpv_service *s, struct xenpv_slot *slot, int32_t result, uint32_t at_once)
 {
-    return s->active_count > CROWDED ? TURN : back->bounce ? PUBLISH_COPIES : PUBLISH_EVERY;
-}
+    struct xenpv_back *back = slot->back;
 
-static void finish(struct xenpv_service *s, struct xenpv_back *back, struct xenpv_slot *slot, int32_t result)
-{
-    if (result)
-        back->stats->errors++;
+    back->stats->errors += result != 0;
     xenpv_back_answer(back, slot, result ? status_of(result) : XENPV_RSP_OKAY);
-    if (slot->indirect || back->answered_count >= publish_every(s, back))
+    if (slot->indirect || back->answered_count >= (s->active_count > CROWDED ? TURN : back->bounce ? PUBLISH_COPIES : at_once))
         xenpv_back_publish(back);
 }
 
@@ -89,9 +86,12 @@ static uint32_t reap(struct xenpv_service *s)
             s->out--;
             if (back->stamper.unit)
                 done[i]->ended = now = now.value && i && done[i - 1]->back == back ? now : xenpv_stamp_now(&back->stamper);
-            finish(s, back, done[i], done[i]->result);
-            activate(s, back); /* its turn publishes the rest, and looks for what the answer brings */
+            finish(s, done[i], done[i]->result, TURN);
+            activate(s, back); /* its turn looks for what the answer brings */
         }
+        for (uint32_t i = 0; i < count; i++)
+            if (!done[i]->back->halted)
+                xenpv_back_publish(done[i]->back); /* at the first of each queue: there is nothing left at the others */
         total += count;
     } while (count == 64);
     return total;
@@ -135,7 +135,7 @@ static void start(struct xenpv_service *s, struct xenpv_back *back, struct xenpv
     if (back->config.fd_inline || (slot->secure && s->kind == XENPV_ENGINE_URING) || (!s->engine && engine_of(s) != 0)) {
         int result = xenpv_io_now(slot); /* also where no engine can be had any more: slower, never wrong */
         slot->ended = xenpv_stamp_now(&back->stamper);
-        finish(s, back, slot, result);
+        finish(s, slot, result, PUBLISH_EVERY);
         return;
     }
     slot->out = 1;
