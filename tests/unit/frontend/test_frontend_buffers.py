@@ -63,6 +63,20 @@ def test_what_is_held_leaves_the_reserve(pool: Pool) -> None:
     assert pool.free >= pool.reserve and len(held) == 6
 
 
+@given(st.sampled_from([1, 2, 4, 8]), st.lists(st.integers(0, 63)))
+def test_the_pages_used_least_rest(pages: int, steps: list[int]) -> None:
+    """Never more different pages than were in use at once: a backend that keeps as many grants meets each of them again."""
+    pool, out, most = Pool(FakeGrants(limit=600), 0, 256), [], 0
+    for step in steps:
+        if step < len(out):
+            pool.give(out.pop(step))
+        elif (run := pool.take(pages)) is not None:
+            out.append(run)
+            most = max(most, len(out))
+            assert run.first + run.pages <= most * pages
+    pool.close()
+
+
 def test_the_view_is_the_granted_page(pool: Pool, grants: FakeGrants) -> None:
     run = pool.take(2)
     assert run is not None
