@@ -24,6 +24,17 @@ DEFAULT_SPIN_NS = 50_000
 A spin only ever meets a peer that can wake and answer within it. Where waking takes 25 us, two sides that spin for 20 us and
 have one request in flight miss each other for ever: 11,500 reads a second, 102,000 with 30 us, 142,000 with 50 us.
 """
+EMULATED_SPIN_NS = 150_000
+"""The same on an emulated Xen, where that meets a disk's own 50 us and the wake-up of who waits for it, too (docs/bench.md).
+
+Not on Xen: there another domain may want the CPU, or the kernel's threads that do our I/O, and nothing tells us.
+"""
+
+
+def default_spin_ns(xen: bool) -> int:
+    """For a real Xen, or the emulated one."""
+    return DEFAULT_SPIN_NS if xen else EMULATED_SPIN_NS
+
 
 HEADER_BYTES = 64
 ENTRY_BYTES = {64: 112, 32: 108}

@@ -71,7 +71,7 @@ class Agreement:
             barrier=self.adverts.barrier, discard=self.adverts.discard and not facts.readonly,
             discard_secure=bool(self.adverts.discard_secure) and not facts.readonly,
             max_segments=min(self.adverts.max_indirect_segments, MAX_INDIRECT), fd=self.storage.fileno(),
-            inline=self.storage.inline, spin_ns=options.spin_us * 1000, adopt=self.adopt,
+            inline=self.storage.inline, spin_ns=options.spin_ns, adopt=self.adopt,
             stamp=self.stamp, time_page=time_page, clock=clock)
 
 
@@ -112,7 +112,7 @@ class Connection:
                  options: BackendOptions, clock: Clock | None = None) -> None:
         self._clock = options.profile_clock()
         self._measured = agreement.stamp or self._clock
-        self._spin_us = options.spin_us
+        self._spin_us = options.spin_ns // 1000
         self._lease: Lease | None = None
         self._agreement = agreement
         self._pool = pool

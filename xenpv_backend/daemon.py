@@ -26,6 +26,7 @@ from typing import Any, Self
 from xenpv.closing import Closing
 from xenpv.domain import Domain
 from xenpv.errors import StoreConnectionError, UsageError, XenpvError
+from xenpv.hypervisors import is_xen
 from xenpv.limits import raise_file_limit
 from xenpv.signals import handled, signal_pipe
 from xenpv.xenbus import HANDOVER, HANDOVER_SCRIPT, VbdPlace
@@ -70,11 +71,6 @@ class Loop:
 
     def close(self) -> None:
         self._selector.close()
-
-
-def is_xen(domain: Domain) -> bool:
-    """Whether it is a real one, with a backend of the kernel's."""
-    return not domain.uri.startswith("emulated:")
 
 
 def is_offered(domain: Domain, place: VbdPlace) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xenpv.errors import UsageError
-from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.ring import default_spin_ns
 from xenpv.timepage import own_clock_is_cheap
 
 from .queue import DATA, ENGINES, MAX_INDIRECT
@@ -35,8 +35,9 @@ class BackendOptions:
     """One of queue.ENGINES; read at start alone."""
     cache: str = "auto"
     """One of storage.CACHES (docs/storage.md)."""
-    spin_us: int = DEFAULT_SPIN_NS // 1000
-    """How long a queue that found nothing looks again before it sleeps, microseconds."""
+    spin_us: int | str = "auto"
+    """How long a queue that found nothing looks again before it sleeps, microseconds; auto: 50 on a real Xen, 150
+    on the emulated one."""
     max_queues: int = 4
     """Rings of one disk that are offered."""
     max_ring_page_order: int = 4
@@ -74,11 +75,16 @@ class BackendOptions:
         """The engine for storage that waits: `engine`, where `data` leaves a choice."""
         return "threads" if self.engine == "auto" and self.data == "map" else self.engine
 
+    @property
+    def spin_ns(self) -> int:
+        """`spin_us` in nanoseconds; what was not settled is as on a real Xen."""
+        return self.spin_us * 1000 if isinstance(self.spin_us, int) else default_spin_ns(True)
+
     def settled(self, xen: bool) -> BackendOptions:
-        """The same with `persistent` decided, for a real Xen or the emulated one."""
-        if isinstance(self.persistent, bool):
-            return self
-        return replace(self, persistent=not xen or self.data == "map")
+        """The same with `persistent` and `spin_us` decided, for a real Xen or the emulated one."""
+        persistent = self.persistent if isinstance(self.persistent, bool) else not xen or self.data == "map"
+        spin_us = self.spin_us if isinstance(self.spin_us, int) else default_spin_ns(xen) // 1000
+        return replace(self, persistent=persistent, spin_us=spin_us)
 
     def __post_init__(self) -> None:
         for name, known in (("engine", tuple(ENGINES)), ("cache", CACHES), ("data", tuple(DATA)), ("log_level", LEVELS),
@@ -86,13 +92,15 @@ class BackendOptions:
             value = getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} = {value!r}: want one of {', '.join(known)}")
-        for name, low, high in (("spin_us", 0, 1000), ("max_queues", 1, 16), ("max_ring_page_order", 0, 4),
+        for name, low, high in (("max_queues", 1, 16), ("max_ring_page_order", 0, 4),
                                 ("max_indirect_segments", 0, MAX_INDIRECT), ("max_persistent_grants", 1, 65536)):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise UsageError(f"{name} = {value!r}: want a number from {low} to {high}")
         if self.sector_size not in SECTOR_SIZES or type(self.sector_size) is not int:
             raise UsageError(f"sector_size = {self.sector_size!r}: want one of {', '.join(map(str, SECTOR_SIZES))}")
+        if self.spin_us != "auto" and (type(self.spin_us) is not int or not 0 <= self.spin_us <= 1000):
+            raise UsageError(f"spin_us = {self.spin_us!r}: want a number from 0 to 1000, or \"auto\"")
         if type(self.persistent) is not bool and self.persistent != "auto":
             raise UsageError(f"persistent = {self.persistent!r}: want true, false or \"auto\"")
         for name in ("notify_flag", "flush", "barrier", "discard", "discard_secure"):

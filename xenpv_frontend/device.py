@@ -19,6 +19,8 @@ from time import monotonic
 
 from xenpv.domain import Domain, Store, Transaction, Watch
 from xenpv.errors import AccessDeniedError, ClosedError, DeviceError, NoEntryError, RemoteProtocolError, XenpvError
+from xenpv.hypervisors import is_xen
+from xenpv.ring import default_spin_ns
 from xenpv.timepage import own_clock_is_cheap, place_of
 from xenpv.waiting import Latch
 from xenpv.wire.blkif import indirect_pages, ring_entries
@@ -396,9 +398,10 @@ class Device:
                  "on" if self.flag else "off")
 
     def _queue(self, ring: SharedRing, pool: Pool) -> Queue:
+        spin_ns = default_spin_ns(is_xen(self._domain)) if self.settings.spin_ns is None else self.settings.spin_ns
         return Queue(self._domain.open_core(), ring.channel, ring=ring.pages.memory, pool=pool.memory,
                      pool_refs=pool.refs, abi=self.settings.abi, flag=self.flag, handle=self.place.devid,
-                     max_ios=pool.pages + CONTROL_IOS, spin_ns=self.settings.spin_ns, stamp=self.settings.stamp,
+                     max_ios=pool.pages + CONTROL_IOS, spin_ns=spin_ns, stamp=self.settings.stamp,
                      indirect=ring.segments, max_segments=self.max_segments,
                      time_page=self._clock.address if self._clock is not None else 0,
                      time_ahead_ns=self._ahead_ns(),

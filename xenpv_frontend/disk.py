@@ -22,7 +22,6 @@ from xenpv.closing import Closing
 from xenpv.domain import PAGE_SIZE, Domain
 from xenpv.errors import ClosedError, DiskError, UsageError
 from xenpv.latency import DiskLatency
-from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import SECTOR_SIZE, DiskInfo, Op, Status
 from xenpv.xenbus import CLOSING_PATIENCE
 
@@ -92,7 +91,7 @@ class Disk(Closing):
 
     @classmethod
     def open(cls, domain: Domain, vdev: str | int = "xvda", *, depth: int = 32, pool_bytes: int | None = None,
-             flag: bool | None = None, persistent: bool = True, spin_ns: int = DEFAULT_SPIN_NS,
+             flag: bool | None = None, persistent: bool = True, spin_ns: int | None = None,
              ring_order: int | None = None, abi: int = 64, timeout: float = OPEN_SECONDS,
              closing_patience: float = CLOSING_PATIENCE, take: bool = False, stamp: str | None = None,
              indirect: int | None = None, ignore: Collection[str] = (), trusted: bool | None = None,
@@ -102,6 +101,7 @@ class Disk(Closing):
         `depth`: requests to have room for in the ring. `pool_bytes`: memory that stays granted, through which all I/O
         goes, batches and streams included; by default 32 KiB for each of `depth`. `flag`: the notify-suppression flag;
         None takes it when offered, True insists. `persistent`: tell the backend that it may keep the pages mapped.
+        `spin_ns`: how long to look again before sleep, nanoseconds; None is 50 us on a real Xen, 150 us on the emulated one.
         `ring_order`: log2 of the ring's pages; None has `depth` entries if the backend offers as many. `abi`: 64 or 32.
         `queues`: up to so many rings, each with room for `depth` requests and all with the one pool; the backend may offer
         fewer, see `features`. Threads are given one of them in turn, and batches; a long I/O's pieces and a stream's go over

@@ -6,7 +6,6 @@ import platform
 from dataclasses import dataclass
 
 from xenpv.errors import DeviceError, UsageError
-from xenpv.ring import DEFAULT_SPIN_NS
 from xenpv.wire.blkif import MAX_INDIRECT_SEGMENTS, MAX_SEGMENTS, Protocol, ring_entries
 from xenpv.xenbus import CLOSING_PATIENCE
 
@@ -34,7 +33,8 @@ class Settings:
     """Segments of an indirect request at the most; None: up to DEFAULT_INDIRECT. 11 or fewer: none are made."""
     ignore: frozenset[str] = frozenset()
     """Keys of the backend that count as not there: how this end is an older or lesser one."""
-    spin_ns: int = DEFAULT_SPIN_NS
+    spin_ns: int | None = None
+    """None: as suits a real Xen, or the emulated one."""
     trusted: bool | None = None
     """Whether the backend is; None: as the toolstack says (`trusted` in our directory)."""
     stamp: str | None = None
@@ -85,5 +85,5 @@ class Settings:
             raise UsageError(f"depth is 1 to 4096, not {self.depth}")
         if not 8 <= self.pool_pages <= 1 << 16:
             raise UsageError(f"the pool is 8 to 65536 pages, not {self.pool_pages}")
-        if self.spin_ns < 0:
+        if self.spin_ns is not None and self.spin_ns < 0:
             raise UsageError(f"spin_ns is 0 or more, not {self.spin_ns}")

@@ -17,7 +17,7 @@ from xenpv_tools.bench.cases import CASES
 from xenpv_tools.scratch import directory_prefix
 
 from xenpv.hypervisors.emulated import host
-from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.ring import EMULATED_SPIN_NS
 from xenpv.stats import decode_back
 from xenpv.timepage import Kernel
 
@@ -140,7 +140,7 @@ def test_notifications_are_counted_in_both_modes(bench: Callable[..., dict[str, 
     found = bench("--notifications", "--runs", "1")
     assert {(row["load"], row["mode"]) for row in found["loads"]} == {
         (load, mode) for load in ("steady-qd32", "bursts-of-32", "qd1") for mode in ("flag", "event_index")}
-    assert {row["spin_us"] for row in found["loads"]} == {0, DEFAULT_SPIN_NS // 1000}
+    assert {row["spin_us"] for row in found["loads"]} == {0, EMULATED_SPIN_NS // 1000}
     assert [row["rescues"] for row in found["loads"]] == [0] * 12
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xenpv.closing import Closing
 from xenpv.hypervisors import open_domain
-from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.ring import EMULATED_SPIN_NS
 from xenpv.timepage import open_reader
 from xenpv.wire.blkif import SECTOR_SIZE, Op
 from xenpv_frontend.disk import Disk
@@ -46,7 +46,7 @@ class GuestDisk(Closing):
             domain = stack.enter_context(open_domain("xen:"))
             if stamp:  # the page ticks, however slow the host, before the disk asks for it
                 stack.enter_context(open_reader(domain, timeout=60))
-            self._disk = stack.enter_context(Disk.open(domain, vdev, flag=flag, spin_ns=DEFAULT_SPIN_NS if spin else 0,
+            self._disk = stack.enter_context(Disk.open(domain, vdev, flag=flag, spin_ns=EMULATED_SPIN_NS if spin else 0,
                                                        timeout=60, stamp=stamp))
             self._open = stack.pop_all()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from xenpv.errors import HypervisorError
 from xenpv.hypervisors import open_domain
-from xenpv.ring import DEFAULT_SPIN_NS
+from xenpv.ring import EMULATED_SPIN_NS
 from xenpv.xenbus import VbdPlace, vbd_nodes, vdev_number
 
 from .. import toolstack
@@ -27,7 +27,7 @@ from .load import LoadResult
 from .measurement import Measurement
 from .own_xen import END_SECONDS, Child, OwnXen
 
-DEFAULT_SPIN_US = DEFAULT_SPIN_NS // 1000
+DEFAULT_SPIN_US = EMULATED_SPIN_NS // 1000
 _FLAGS = {"flag": True, "event_index": False}
 _SEED = 1
 

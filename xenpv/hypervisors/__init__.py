@@ -49,3 +49,8 @@ def open_domain(uri: str | None = None) -> Domain:
     if not colon or scheme not in SCHEMES:
         raise UsageError(f"unknown hypervisor {uri!r}: say xen: or emulated:DIRECTORY")
     return SCHEMES[scheme](uri)
+
+
+def is_xen(domain: Domain) -> bool:
+    """Whether `domain` is on a real Xen, with a backend of the kernel's, and other domains on its CPUs."""
+    return not domain.uri.startswith("emulated:")

@@ -21,7 +21,8 @@ def test_later_files_count(tmp_path: Path) -> None:
     assert load_options([first, tmp_path / "none", second]) == BackendOptions(cache="direct", spin_us=6)
 
 
-@pytest.mark.parametrize("text", ["spin_us = -1", "spin_us = true", 'engine = "aio"', "spin = 1", "notify_flag = 1",
+@pytest.mark.parametrize("text", ["spin_us = -1", "spin_us = true",
+                                  'spin_us = "long"', 'engine = "aio"', "spin = 1", "notify_flag = 1",
                                   "max_queues = 0", "spin_us", 'log_level = "loud"', "max_ring_page_order = 5",
                                   "persistent = 1", 'persistent = "yes"'])
 def test_wrong_file_is_named(tmp_path: Path, text: str) -> None:
@@ -38,6 +39,11 @@ def test_wrong_file_is_named(tmp_path: Path, text: str) -> None:
 def test_persistent_grants_are_offered_unless_a_grant_copy_moves_the_data(options: dict[str, Any], xen: bool,
                                                                           offered: bool) -> None:
     assert BackendOptions(**options).settled(xen).persistent is offered
+
+
+def test_the_spin_is_longer_on_the_emulated_xen_unless_it_is_said() -> None:
+    assert [BackendOptions().settled(xen).spin_us for xen in (True, False)] == [50, 150]
+    assert [BackendOptions(spin_us=0).settled(xen).spin_us for xen in (True, False)] == [0, 0]
 
 
 def test_control_characters_are_shown() -> None:
